@@ -1,0 +1,1 @@
+"""Starting jobs: one description, run on this machine."""
