@@ -1,0 +1,1 @@
+"""The data path: shards on disk, packing, order, batches."""

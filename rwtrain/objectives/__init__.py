@@ -1,0 +1,1 @@
+"""Losses, and the task that turns a batch into named losses."""

@@ -1,0 +1,1 @@
+"""Training: the loop, the DeepSpeed wall, checkpoints, signals and metrics."""

@@ -1,0 +1,209 @@
+"""The training configuration: every setting, its unit and its default."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from rwtrain.config.load import Node
+
+
+class ModelConfig(Node):
+    """The trunk's shape; the vocabulary, entity and image widths follow from the data."""
+
+    hidden_size: PositiveInt = 512
+    """Width of the hidden states."""
+    intermediate_size: PositiveInt = 1408
+    """Width of the feed-forward layers."""
+    num_hidden_layers: PositiveInt = 8
+    """Number of transformer layers."""
+    num_attention_heads: PositiveInt = 8
+    """Query heads."""
+    num_key_value_heads: PositiveInt | None = None
+    """Key and value heads (grouped-query attention); None for as many as query heads."""
+    norm_type: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    """Kind of norm."""
+    norm_position: Literal["pre", "post"] = "pre"
+    """x + Sublayer(Norm(x)), or Norm(x + Sublayer(x))."""
+    qk_norm: bool = False
+    """Normalise queries and keys per head."""
+    rope_theta: PositiveFloat = 10_000.0
+    """Base of the rotary embedding."""
+    max_position_embeddings: PositiveInt = 2048
+    """Longest segment in tokens."""
+    tie_word_embeddings: bool = True
+    """Share the token embedding with the language-model head."""
+    embedding_dim: PositiveInt = 256
+    """Width of the text and image embeddings."""
+    gate_layers: list[NonNegativeInt] | None = None
+    """Layers before which entity vectors enter; None for the middle layer."""
+    vision: dict[str, Any] | None = None
+    """Vision backbone as a transformers configuration dict with `model_type`; None for a model without images."""
+
+
+class DataConfig(Node):
+    """What is trained on."""
+
+    text: str
+    """Folder of text shards."""
+    images: str | None = None
+    """Folder of image-caption shards; needed when batch.image_rows > 0."""
+    tokenizer: str
+    """sentencepiece model that made the shards."""
+    entity_store: str | None = None
+    """Entity store with trained vectors; None for a model without knowledge."""
+    verify: bool = True
+    """Compare the checksums of all shards with their manifests before training."""
+    prefetch_batches: PositiveInt = 4
+    """Steps that the loader prepares ahead."""
+
+
+class BatchConfig(Node):
+    """The global batch of one optimiser step: rows of each way of reading, whatever the number of ranks."""
+
+    seq_len: PositiveInt = 512
+    """Tokens of a row."""
+    text_rows: NonNegativeInt = 8
+    """Rows of packed documents, read causally."""
+    masked_rows: NonNegativeInt = 0
+    """Rows of packed documents, read in both directions with hidden tokens."""
+    pair_rows: NonNegativeInt = 0
+    """Rows of text pairs (seq_len // (2 · view_tokens) pairs each)."""
+    image_rows: NonNegativeInt = 0
+    """Rows of image-caption items (seq_len // (image tokens + 2 · caption_tokens) items each)."""
+    accumulation: PositiveInt = 1
+    """Micro-batches per optimiser step."""
+    view_tokens: PositiveInt = 64
+    """Tokens of one text view."""
+    caption_tokens: PositiveInt = 24
+    """Longest caption in tokens; longer ones are cut."""
+    mask_rate: float = Field(0.3, gt=0, lt=1)
+    """Share of hidden tokens in masked rows."""
+    mentions_per_row: PositiveInt = 16
+    """Tokens of a row at which entity vectors can enter."""
+    queries_per_row: PositiveInt = 4
+    """Withheld mentions of a row that the entity alignment loss asks for."""
+    withhold: float = Field(0.3, ge=0, le=1)
+    """Share of mentions whose vector is withheld from the gate and asked for instead."""
+
+    @model_validator(mode="after")
+    def _check(self) -> BatchConfig:
+        if not (self.text_rows or self.masked_rows):
+            raise ValueError("text_rows and masked_rows are both 0: at least one must read text")
+        if self.pair_rows and 2 * self.view_tokens > self.seq_len:
+            raise ValueError(f"two views of {self.view_tokens} tokens do not fit a row of {self.seq_len}: lower view_tokens or raise seq_len")
+        return self
+
+    def rows_per_micro_batch(self, world_size: int) -> dict[str, int]:
+        """Rows of each kind in one micro-batch of one rank; raises `ValueError` if they do not divide evenly."""
+        parts = world_size * self.accumulation
+        rows = {name: getattr(self, name) for name in ("text_rows", "masked_rows", "pair_rows", "image_rows")}
+        uneven = [f"batch.{name}={value}" for name, value in rows.items() if value % parts]
+        if uneven:
+            raise ValueError(f"{', '.join(uneven)} cannot be split over {world_size} ranks × {self.accumulation} accumulation steps: use multiples of {parts}")
+        return {name: value // parts for name, value in rows.items()}
+
+
+class ObjectivesConfig(Node):
+    """Weights of the losses in the total; 0 switches a loss off."""
+
+    language_modelling: NonNegativeFloat = 1.0
+    """Next token of text rows."""
+    masked_modelling: NonNegativeFloat = 1.0
+    """Hidden tokens of masked rows."""
+    captioning: NonNegativeFloat = 1.0
+    """Caption tokens after their image."""
+    text_contrast: NonNegativeFloat = 0.1
+    """InfoNCE between two spans of a document."""
+    image_contrast: NonNegativeFloat = 1.0
+    """InfoNCE between images and captions, both directions."""
+    entity_alignment: NonNegativeFloat = 0.1
+    """InfoNCE between mention states and withheld entity vectors."""
+
+
+class OptimizerConfig(Node):
+    """AdamW (Loshchilov & Hutter 2019) with a warm-up and decay schedule."""
+
+    learning_rate: PositiveFloat = 3e-4
+    """Peak learning rate."""
+    min_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
+    """Final learning rate as a share of the peak."""
+    warmup_steps: NonNegativeInt = 100
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay after the warm-up."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the gradient average."""
+    beta2: float = Field(0.95, ge=0, lt=1)
+    """Decay of the squared gradient average."""
+    epsilon: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Applied to matrices only: not to norms, biases, gates' biases or temperatures."""
+    gradient_clipping: NonNegativeFloat = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+
+
+class EngineConfig(Node):
+    """DeepSpeed."""
+
+    overlays: list[str] = ["zero3", "bf16"]
+    """Names of overlays in ds_configs/, or paths of JSON files, merged over the base in this order."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    timeout_s: PositiveFloat = 1800.0
+    """Seconds after which a collective operation that does not finish ends the job."""
+
+
+class CheckpointConfig(Node):
+    """When checkpoints are written and how many are kept."""
+
+    every_steps: PositiveInt = 500
+    """Steps between checkpoints; one is also written at the end and on SIGTERM or SIGUSR1."""
+    keep: PositiveInt = 3
+    """Newest checkpoints kept."""
+
+
+class LoggingConfig(Node):
+    """What is reported and how often."""
+
+    every_steps: PositiveInt = 10
+    """Steps between lines on the console and in TensorBoard; metrics.jsonl has every step."""
+    tensorboard: bool = True
+    """Write RUN/tensorboard."""
+
+
+class TrainConfig(Node):
+    """The root of a training configuration."""
+
+    run: str
+    """Folder of the run: configuration, logs and checkpoints."""
+    steps: PositiveInt
+    """Optimiser steps in all."""
+    seed: NonNegativeInt = 0
+    """Seed of the weights, the data order and every random choice."""
+    data: DataConfig
+    """What is trained on."""
+    model: ModelConfig = ModelConfig()
+    """The model's shape."""
+    batch: BatchConfig = BatchConfig()
+    """The global batch."""
+    objectives: ObjectivesConfig = ObjectivesConfig()
+    """Weights of the losses."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimiser and schedule."""
+    engine: EngineConfig = EngineConfig()
+    """DeepSpeed."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Checkpoints."""
+    logging: LoggingConfig = LoggingConfig()
+    """Reporting."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.batch.image_rows and not (self.data.images and self.model.vision):
+            raise ValueError("batch.image_rows > 0 needs data.images and model.vision")
+        if self.batch.seq_len > self.model.max_position_embeddings:
+            raise ValueError(f"batch.seq_len={self.batch.seq_len} exceeds model.max_position_embeddings={self.model.max_position_embeddings}")
+        return self

@@ -1,0 +1,129 @@
+"""Streams: what stands at a position of the text, pair and image sequences, and how it enters a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rwtrain.data.images import preprocess_image
+from rwtrain.data.order import random_uint64, random_uniform, sample_at
+from rwtrain.data.packing import PackingPlan, pack
+from rwtrain.data.recipe import BatchBuilder
+from rwtrain.data.shards import ShardDataset
+from rwtrain.data.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, MASK_ID
+from rwtrain.errors import DataError
+
+STREAM_MASK, STREAM_SPAN, STREAM_WITHHOLD = 11, 12, 13
+MAX_MENTIONS_PER_ROW = 1 << 12  # of one row, for distinct random keys
+
+
+class TextStream:
+    """Rows of packed documents, causal or masked.
+
+    Args:
+        masked: read every segment in both directions and hide some tokens, instead of causally.
+        withhold: share of mentions whose vector is withheld and asked for instead.
+        mask_rate: share of hidden tokens in masked rows.
+    """
+
+    def __init__(self, dataset: ShardDataset, *, seq_len: int, seed: int, masked: bool, withhold: float, mask_rate: float) -> None:
+        self.dataset, self.seed, self.masked, self.withhold, self.mask_rate = dataset, seed, masked, withhold, mask_rate
+        self.plan: PackingPlan = pack(dataset.lengths, seq_len)
+        if len(self.plan) == 0:
+            raise DataError(dataset.folder, "no document with two tokens or more", "Prepare a larger corpus, or loosen its filters")
+
+    def fill(self, builder: BatchBuilder, rows: slice, positions: np.ndarray) -> None:
+        """Put the packed rows at `positions` of the endless stream into rows `rows` of the batch."""
+        samples = sample_at(positions, len(self.plan), self.seed)
+        for row, position, sample in zip(range(rows.start, rows.stop), positions, samples, strict=True):
+            for segment in range(int(self.plan.row_offsets[sample]), int(self.plan.row_offsets[sample + 1])):
+                self._add(builder, row, int(position), segment)
+
+    def _add(self, builder: BatchBuilder, row: int, position: int, segment: int) -> None:
+        document, first = int(self.plan.document[segment]), int(self.plan.start[segment])
+        length = int(self.plan.length[segment])
+        tokens = np.asarray(self.dataset.tokens(document, first, first + length), np.int64)
+        start = builder.add_segment(row, tokens, block_tokens=length if self.masked else 0)
+        if self.masked:
+            places = np.uint64(position << 20) + np.arange(start, start + length, dtype=np.uint64)
+            hidden = (random_uniform(self.seed, places, STREAM_MASK) < self.mask_rate) & (tokens != BOS_ID) & (tokens != EOS_ID)
+            hidden[0] = False
+            builder.labels[row, start : start + length][hidden] = tokens[hidden]
+            builder.input_ids[row, start : start + length][hidden] = MASK_ID
+        else:
+            builder.labels[row, start + 1 : start + length] = tokens[1:]
+        for begin, end, entity in zip(*self.dataset.mentions(document), strict=True):
+            last = end - 1 - first
+            if not 0 <= last < length:
+                continue
+            key = position * MAX_MENTIONS_PER_ROW + (start + last) % MAX_MENTIONS_PER_ROW
+            if random_uniform(self.seed, key, STREAM_WITHHOLD) < self.withhold and builder.add_query(row, start + last, int(entity)):
+                continue
+            begin = max(int(begin) - first, 0)
+            places = np.arange(begin, last + 1) if self.masked else np.array([last])
+            builder.add_mention(row, start + places, int(entity))
+
+
+class PairStream:
+    """Two adjacent spans of one document as positives (Cheng et al. 2023; Izacard et al. 2022 crop independently instead)."""
+
+    def __init__(self, dataset: ShardDataset, *, view_tokens: int, seed: int) -> None:
+        self.dataset, self.seed, self.view = dataset, seed, view_tokens - 1  # one place is for the begin mark
+        self.documents = np.flatnonzero(dataset.lengths - 2 >= 2 * max(4, self.view // 4))
+        if len(self.documents) == 0:
+            raise DataError(
+                dataset.folder,
+                f"no document is long enough for two spans of {max(4, self.view // 4)} tokens",
+                "Set batch.pair_rows to 0, or prepare longer documents",
+            )
+
+    def fill(self, builder: BatchBuilder, rows: slice, positions: np.ndarray) -> None:
+        """Put the pairs at `positions` (pairs_per_row per row) into the batch."""
+        recipe, width = builder.recipe, builder.recipe.config.view_tokens
+        for slot, (position, sample) in enumerate(zip(positions, sample_at(positions, len(self.documents), self.seed), strict=True)):
+            row, place = rows.start + slot // recipe.pairs_per_row, slot % recipe.pairs_per_row * 2 * width
+            document = int(self.documents[sample])
+            usable = int(self.dataset.lengths[document]) - 2  # without begin and end marks
+            span = min(self.view, usable // 2)
+            first = 1 + int(random_uint64(self.seed, int(position), STREAM_SPAN)) % (usable - 2 * span + 1)
+            for view in range(2):
+                self._add_view(builder, row, place + view * width, document, first + view * span, span, slot + view * recipe.pairs)
+            shard, index = self.dataset.locate(document)
+            builder.pair_content[slot] = shard.content_id[index : index + 1].view(np.int64)[0]
+            builder.pair_valid[slot] = 1
+
+    def _add_view(self, builder: BatchBuilder, row: int, at: int, document: int, first: int, span: int, pool: int) -> None:
+        tokens = np.concatenate(([BOS_ID], self.dataset.tokens(document, first, first + span)))
+        start = builder.add_segment(row, tokens, block_tokens=len(tokens), pool=pool, at=at)
+        for begin, end, entity in zip(*self.dataset.mentions(document), strict=True):
+            if first <= begin and end <= first + span:
+                builder.add_mention(row, start + 1 + np.arange(begin - first, end - first), int(entity))
+
+
+class ImageStream:
+    """Images with their captions."""
+
+    def __init__(self, dataset: ShardDataset, *, caption_tokens: int, image_size: int, seed: int) -> None:
+        self.dataset, self.caption_tokens, self.image_size, self.seed = dataset, caption_tokens, image_size, seed
+        if dataset.manifest["images"] < len(dataset) or len(dataset) == 0:
+            raise DataError(dataset.folder, "not every document has an image", "Point data.images at an image-text dataset")
+
+    def fill(self, builder: BatchBuilder, rows: slice, positions: np.ndarray) -> None:
+        """Put the image-caption items at `positions` (images_per_row per row) into the batch."""
+        recipe = builder.recipe
+        for slot, sample in enumerate(sample_at(positions, len(self.dataset), self.seed)):
+            row, place = rows.start + slot // recipe.images_per_row, slot % recipe.images_per_row * recipe.image_slot_tokens
+            self._add(builder, row, place, slot, int(sample))
+
+    def _add(self, builder: BatchBuilder, row: int, place: int, slot: int, sample: int) -> None:
+        recipe = builder.recipe
+        caption = np.asarray(self.dataset.tokens(sample, 0, self.caption_tokens), np.int64)
+        shard, index = self.dataset.locate(sample)
+        builder.pixels[slot] = preprocess_image(shard.images(index)[0], self.image_size)
+        image_slot, caption_slot = 2 * recipe.pairs + recipe.images + slot, 2 * recipe.pairs + slot
+        tokens = np.concatenate((np.full(recipe.image_tokens, IMAGE_ID), caption))
+        start = builder.add_segment(row, tokens, block_tokens=recipe.image_tokens, pool=image_slot, pool_tokens=recipe.image_tokens, at=place)
+        builder.labels[row, start + recipe.image_tokens + 1 : start + len(tokens)] = caption[1:]
+        text = caption[caption != EOS_ID]
+        builder.add_segment(row, text, block_tokens=len(text), pool=caption_slot, at=place + recipe.image_tokens + self.caption_tokens)
+        builder.image_content[slot] = shard.content_id[index : index + 1].view(np.int64)[0]
+        builder.image_valid[slot] = 1

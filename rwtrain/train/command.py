@@ -1,0 +1,51 @@
+"""`rwtrain train`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from rwtrain.config.deepspeed import resolve
+from rwtrain.config.load import dump_yaml, load_config
+from rwtrain.config.schema import TrainConfig
+
+EPILOG = """examples:
+  rwtrain train examples/demo/train.yaml --processes 2
+  rwtrain train examples/demo/train.yaml --processes 2 --set steps=50 --set engine.overlays='[zero2, bf16]'
+  rwtrain train examples/demo/train.yaml --dry-run
+
+Run it again to continue from the latest checkpoint. Under torchrun or srun, where RANK and WORLD_SIZE are set, it joins that job.
+Exit status: 0 finished, 85 stopped by SIGTERM or SIGUSR1 with a checkpoint written, 2 a problem that you can fix."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rwtrain train`."""
+    parser.epilog = EPILOG
+    parser.add_argument("config", help="YAML file of settings")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="replace one setting, for example --set steps=100")
+    parser.add_argument("--processes", type=int, default=1, help="processes to start on this machine (default: 1)")
+    parser.add_argument("--dry-run", action="store_true", help="check settings and data, print the resolved configuration and stop")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check everything once in this process, then train here or in child processes."""
+    config = load_config(TrainConfig, arguments.config, arguments.overrides)
+    if "RANK" in os.environ:
+        from rwtrain.train.loop import train
+
+        return train(config)
+    from rwtrain.train.setup import model_config, open_inputs
+
+    resolved = resolve(config, world_size=arguments.processes)
+    inputs = open_inputs(config, verify=config.data.verify)
+    shape = model_config(config, inputs)
+    if arguments.dry_run:
+        print(dump_yaml(config), end="")
+        print(f"# DeepSpeed: {resolved}\n# model: {shape.to_json_string(use_diff=True)}")
+        return 0
+    from launch.local import run_ranks
+
+    command = ["-m", "rwtrain.cli", "train", arguments.config, *(f"--set={item}" for item in arguments.overrides), "--set=data.verify=false"]
+    return run_ranks([sys.executable, *command, *(["--debug"] if arguments.debug else [])], processes=arguments.processes)

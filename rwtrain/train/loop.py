@@ -1,0 +1,137 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rwtrain.config.deepspeed import resolve
+from rwtrain.config.schema import TrainConfig
+from rwtrain.data.recipe import Batch
+from rwtrain.errors import RWTrainError
+from rwtrain.objectives.task import LOSSES, PretrainingTask, TaskOutput
+from rwtrain.train import checkpoint, distributed
+from rwtrain.train.distributed import Ranks
+from rwtrain.train.engine import build_engine
+from rwtrain.train.metrics import MetricsLog
+from rwtrain.train.setup import make_loader, model_config, open_inputs, prepare_run_folder
+from rwtrain.train.signals import StopRequest
+
+EXIT_STOPPED = 85  # stopped on request with a checkpoint written: start again to continue
+
+
+def train(config: TrainConfig) -> int:
+    """Train to `config.steps`, continuing from the run's latest checkpoint; return the exit status (0, or `EXIT_STOPPED`)."""
+    ranks = distributed.start(config.engine.timeout_s)
+    try:
+        return Trainer(config, ranks).run()
+    finally:
+        distributed.stop()
+
+
+class Trainer:
+    """One rank's side of a run."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+        self.config, self.ranks, self.folder = config, ranks, Path(config.run)
+        inputs = open_inputs(config, verify=config.data.verify and ranks.is_main)
+        if ranks.is_main:
+            prepare_run_folder(config, inputs, world_size=ranks.world_size)
+        ranks.barrier()
+        self.loader = make_loader(config, inputs, rank=ranks.rank, world_size=ranks.world_size)
+        replicas = ranks.world_size * config.batch.accumulation
+        self.task = PretrainingTask(self.loader.recipe, config.objectives, replicas=replicas)
+        self.engine = build_engine(
+            model_config(config, inputs),
+            config.optimizer,
+            resolve(config, world_size=ranks.world_size),
+            steps=config.steps,
+            seed=config.seed,
+            activation_checkpointing=config.engine.activation_checkpointing,
+        )
+        self.step = checkpoint.load(self.engine, ranks, self.folder)
+        self.saved_step = self.step
+        self.tokens_per_step = self.loader.recipe.rows * config.batch.seq_len * replicas
+        self.log = MetricsLog(self.folder, enabled=ranks.is_main, tensorboard=config.logging.tensorboard, start=self.step, steps=config.steps)
+        self.pending: list[dict[str, Any]] = []
+
+    def run(self) -> int:
+        """Train until the last step or an agreed stop."""
+        stopped = False
+        batches = self.loader.iterate(self.step, self.config.steps)
+        try:
+            with StopRequest() as stop:
+                for micro_batches, waited_s in batches:
+                    self._train_step(micro_batches, waited_s)
+                    if self.step % self.config.checkpoint.every_steps == 0:
+                        self._save()
+                    (stopped,) = self.ranks.agree(stop.requested)
+                    if stopped:
+                        break
+                if self.step != self.saved_step:
+                    self._save()
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+            self._flush()
+            self.log.close()
+        return EXIT_STOPPED if stopped and self.step < self.config.steps else 0
+
+    def _train_step(self, micro_batches: list[Batch], waited_s: float) -> None:
+        began = time.perf_counter()
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step * self.ranks.world_size + self.ranks.rank)
+        counts = self.ranks.total(torch.stack([self.task.counts(batch) for batch in micro_batches]).sum(0))
+        outputs = []
+        for batch in micro_batches:
+            output = self.task(self.engine, self._to_device(batch), counts)
+            self.engine.backward(output.total)
+            self.engine.step()
+            outputs.append(output)
+        self.step += 1
+        sums = self.ranks.total(torch.stack([output.sums for output in outputs]).sum(0).cpu())
+        seconds = time.perf_counter() - began + waited_s
+        self._record(sums, counts, outputs[-1], seconds=seconds, waited_s=waited_s)
+
+    def _record(self, sums: torch.Tensor, counts: torch.Tensor, output: TaskOutput, *, seconds: float, waited_s: float) -> None:
+        means = (sums / counts.clamp(min=1)).tolist()
+        total = sum(weight * value for weight, value in zip(self.task.weights, means, strict=True))
+        if not torch.isfinite(sums).all():
+            raise RWTrainError(
+                f"Step {self.step}: the loss is not finite ({dict(zip(LOSSES, means, strict=True))}). Lower optimizer.learning_rate, or use the bf16 or fp32 overlay."
+            )
+        line: dict[str, Any] = {"step": self.step, "loss/total": total}
+        line |= {f"loss/{name}": value for name, value, weight in zip(LOSSES, means, self.task.weights, strict=True) if weight and counts[LOSSES.index(name)]}
+        line |= {
+            "learning_rate": self.engine.get_lr()[0],
+            "grad_norm": float(self.engine.get_global_grad_norm() or 0.0),
+            "tokens_per_s": self.tokens_per_step / seconds,
+            "step_s": seconds,
+            "data_stall": waited_s / seconds,
+        }
+        line |= {f"inverse_temperature/{name}": float(value) for name, value in output.scales.items()}
+        if output.gate_openness is not None:
+            layers = self.engine.module.config.gate_layers
+            line |= {f"gate_openness/layer_{layer}": value for layer, value in zip(layers, output.gate_openness.tolist(), strict=True)}
+        self.pending.append(line)
+        if self.step % self.config.logging.every_steps == 0:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.log.write(self.pending)
+        self.pending = []
+
+    def _save(self) -> None:
+        began = time.perf_counter()
+        checkpoint.save(self.engine, self.ranks, self.folder / "checkpoints", step=self.step, keep=self.config.checkpoint.keep)
+        self.saved_step = self.step
+        if self.pending:
+            self.pending[-1]["checkpoint_stall_s"] = time.perf_counter() - began
+
+    def _to_device(self, batch: Batch) -> Batch:
+        if self.ranks.device.type == "cpu":
+            return batch
+        moved = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+        return Batch(**{name: value.to(self.ranks.device, non_blocking=True) if isinstance(value, torch.Tensor) else value for name, value in moved.items()})

@@ -1,0 +1,139 @@
+"""From a configuration to what the loop needs: checked data, the model's shape, the loader."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rwtrain.config.deepspeed import resolve
+from rwtrain.config.load import dump_yaml
+from rwtrain.config.schema import TrainConfig
+from rwtrain.data.loader import Loader, open_dataset
+from rwtrain.data.recipe import Recipe
+from rwtrain.data.shards import ShardDataset
+from rwtrain.data.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, MASK_ID, PAD_ID, Tokenizer
+from rwtrain.errors import ConfigError
+from rwtrain.files import write_json, write_text
+from rwtrain.model.configuration_refinedweb import RefinedWebConfig
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked inputs of a run.
+
+    Attributes:
+        vectors: entity vectors [entities, E], memory-mapped, or None.
+        image_size: height and width of images in pixels, 0 without images.
+    """
+
+    tokenizer: Tokenizer
+    text: ShardDataset
+    images: ShardDataset | None
+    vectors: np.ndarray | None
+    image_size: int
+    image_tokens: int
+
+    @property
+    def entity_dim(self) -> int:
+        return 0 if self.vectors is None else int(self.vectors.shape[1])
+
+
+def open_inputs(config: TrainConfig, *, verify: bool) -> Inputs:
+    """Open and check everything that the configuration names.
+
+    Args:
+        verify: compare the shards' checksums (reads every byte once).
+
+    Raises:
+        DataError, ConfigError: something is missing, damaged or does not match.
+    """
+    tokenizer = Tokenizer(config.data.tokenizer)
+    vectors, store_hash = None, None
+    if config.data.entity_store is not None:
+        from rwtrain.knowledge.store import EntityStore
+
+        store = EntityStore.open(config.data.entity_store)
+        vectors, store_hash = store.vectors, store.hash
+    text = open_dataset(config.data.text, tokenizer, verify=verify, entity_store_hash=store_hash)
+    images, image_size, image_tokens = None, 0, 0
+    if config.data.images is not None and config.batch.image_rows:
+        images = open_dataset(config.data.images, tokenizer, verify=verify, entity_store_hash=store_hash)
+    if config.model.vision is not None:
+        image_size, image_tokens = image_shape(config.model.vision)
+    if config.batch.image_rows and image_tokens + 2 * config.batch.caption_tokens > config.batch.seq_len:
+        raise ConfigError(
+            f"an image ({image_tokens} tokens) and two captions of {config.batch.caption_tokens} tokens do not fit a row of "
+            f"{config.batch.seq_len}: raise batch.seq_len or lower batch.caption_tokens."
+        )
+    return Inputs(tokenizer, text, images, vectors, image_size, image_tokens)
+
+
+def image_shape(vision: dict[str, Any]) -> tuple[int, int]:
+    """(image height and width in pixels, tokens per image) of a vision backbone, found by running it without data.
+
+    Raises:
+        ConfigError: transformers cannot build it.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        settings = dict(vision)
+        backbone = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        with torch.device("meta"):
+            model = AutoModel.from_config(backbone)
+            features = model(pixel_values=torch.empty(1, 3, backbone.image_size, backbone.image_size)).last_hidden_state
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ConfigError(f"model.vision: transformers cannot build this image encoder ({error}). Check model_type, image_size and patch_size.") from error
+    return int(backbone.image_size), int(features.shape[1])
+
+
+def model_config(config: TrainConfig, inputs: Inputs) -> RefinedWebConfig:
+    """The model's configuration: the user's shape plus what follows from tokenizer, entity store and image encoder."""
+    shape = config.model
+    try:
+        return RefinedWebConfig(
+            vocab_size=inputs.tokenizer.vocab_size,
+            **shape.model_dump(exclude={"rope_theta", "vision", "gate_layers"}),
+            gate_layers=shape.gate_layers if inputs.entity_dim else [],
+            rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+            entity_dim=inputs.entity_dim,
+            vision_config=shape.vision,
+            image_seq_length=inputs.image_tokens,
+            bos_token_id=BOS_ID,
+            eos_token_id=EOS_ID,
+            pad_token_id=PAD_ID,
+            mask_token_id=MASK_ID,
+            image_token_id=IMAGE_ID,
+        )
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+
+
+def make_loader(config: TrainConfig, inputs: Inputs, *, rank: int, world_size: int) -> Loader:
+    """The loader of one rank."""
+    recipe = Recipe.derive(config.batch, world_size=world_size, image_tokens=inputs.image_tokens, entity_dim=inputs.entity_dim)
+    return Loader(
+        config,
+        recipe,
+        rank=rank,
+        world_size=world_size,
+        text=inputs.text,
+        images=inputs.images,
+        vectors=inputs.vectors,
+        image_size=inputs.image_size,
+    )
+
+
+def prepare_run_folder(config: TrainConfig, inputs: Inputs, *, world_size: int) -> None:
+    """Write what describes the run beside it: configuration, resolved DeepSpeed JSON, model configuration, tokenizer."""
+    run = Path(config.run)
+    write_text(run / "config.yaml", dump_yaml(config))
+    write_json(run / "deepspeed.json", resolve(config, world_size=world_size))
+    model_config(config, inputs).save_pretrained(run / "model")
+    (run / "tokenizer").mkdir(exist_ok=True)
+    shutil.copyfile(inputs.tokenizer.path, run / "tokenizer" / "tokenizer.model")
