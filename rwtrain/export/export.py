@@ -1,0 +1,114 @@
+"""Write a Hugging Face folder from a run, prove that it loads elsewhere and gives the same numbers, then put it in place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rwtrain.errors import ConfigError, DataError
+from rwtrain.export.card import write_card
+from rwtrain.export.folder import copy_code, copy_linker, linking_settings, write_config, write_processor
+from rwtrain.export.parity import TrainerReference, run_parity
+from rwtrain.export.run import TrainedRun
+from rwtrain.export.weights import DTYPES, write_weights
+from rwtrain.files import atomic_folder, write_json
+from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
+
+PARITY_FILE = "parity.json"
+
+
+def export_run(
+    source: str | Path,
+    out: str | Path,
+    *,
+    dtype: str = "float32",
+    max_shard_bytes: int = 5 * 10**9,
+    linker: str | Path | None = None,
+    name: str | None = None,
+    licence: str = "other",
+    parity: bool = True,
+    parity_python: str | Path | None = None,
+) -> dict[str, Any]:
+    """Export a run's checkpoint; return step, parameters, dtype and the parity report.
+
+    Args:
+        source: a run folder or a checkpoint in it.
+        out: folder to write; replaced if it holds an earlier export.
+        dtype: type of the weights on disk, a key of `DTYPES`.
+        max_shard_bytes: largest weight file.
+        linker: folder of the entity linker to ship.
+        name, licence: for the model card.
+        parity: load the folder in a clean process and compare; `parity_python` names that process's interpreter.
+
+    Raises:
+        ConfigError: `out` holds something else than an export.
+        DataError: the run, its checkpoint or the linker cannot be used.
+        RWTrainError: the parity check failed; `out` is then as it was.
+    """
+    out = Path(out)
+    check_replaceable(out)
+    run = TrainedRun.open(source)
+    state = untied(run.state(), run)
+    data = run.datasets.get("text")
+    linking = linking_settings(data)
+    with atomic_folder(out) as folder:
+        shapes = {key: tensor.shape for key, tensor in state.items()}
+        parameters = write_weights(folder, shapes, state.__getitem__, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)
+        write_config(folder, run.config, dtype=dtype)
+        copy_code(folder)
+        write_processor(folder, run.config, run.tokenizer, linking=linking)
+        if linker is not None:
+            copy_linker(Path(linker), folder, run.config, data)
+        report = check_parity(folder, run, state, dtype=DTYPES[dtype], python=parity_python, linking=linking) if parity else None
+        if report is not None:
+            write_json(folder / PARITY_FILE, report)
+        write_card(folder, run, parameters=parameters, name=name or out.resolve().name, licence=licence, linker=linker is not None, parity=report)
+    return {"step": run.step, "parameters": parameters, "dtype": dtype, "parity": report}
+
+
+def check_replaceable(out: Path) -> None:
+    """Raise `ConfigError` if `out` holds something that is not an earlier export."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        earlier = json.loads((out / "config.json").read_text(encoding="utf-8")).get("model_type") == "refinedweb"
+    except (OSError, ValueError, AttributeError):
+        earlier = False
+    if not earlier:
+        raise ConfigError(f"{out}: exists and is no earlier export. Give --out a new folder, or remove this one yourself.")
+
+
+def untied(state: dict[str, torch.Tensor], run: TrainedRun) -> dict[str, torch.Tensor]:
+    """The state with tied weights once; raise `DataError` if its names are not the model's."""
+    with torch.device("meta"):
+        model = RefinedWebForPreTraining(run.config)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    wrong = [name for name in expected.keys() | state.keys() if name not in expected or name not in state or state[name].shape != expected[name]]
+    if wrong:
+        raise DataError(
+            run.checkpoint, f"parameters {sorted(wrong)[:5]} do not fit {run.folder / 'model' / 'config.json'}", "Export with the release that trained the run"
+        )
+    tied = RefinedWebForPreTraining._tied_weights_keys if run.config.tie_word_embeddings else {}
+    return {name: state[name] for name in expected if name not in tied}
+
+
+def check_parity(
+    folder: Path, run: TrainedRun, state: dict[str, torch.Tensor], *, dtype: torch.dtype, python: str | Path | None, linking: dict[str, Any]
+) -> dict[str, Any]:
+    """Compare the exported folder with the trained model, whose weights are rounded to the export's type."""
+    from rwtrain.data.tokenizer import Tokenizer
+
+    model = RefinedWebForPreTraining(run.config)
+    rounded = {name: tensor.to(dtype).float() for name, tensor in state.items()}
+    model.load_state_dict(rounded, strict=not run.config.tie_word_embeddings)
+    model.tie_weights()
+    linker = None
+    if (folder / "linker").is_dir():
+        from rwtrain.model.linking_refinedweb import EntityLinker
+
+        linker = EntityLinker.open(folder / "linker")
+    reference = TrainerReference(model, Tokenizer(run.tokenizer), linker=linker, linking=linking)
+    return run_parity(folder, reference, python=Path(python) if python is not None else None)

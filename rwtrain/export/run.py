@@ -1,0 +1,81 @@
+"""What a run folder holds for those who use its model: configuration, weights, tokenizer, data, metrics."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rwtrain.config.load import read_yaml
+from rwtrain.data.shards import ShardDataset
+from rwtrain.errors import DataError
+from rwtrain.model.configuration_refinedweb import RefinedWebConfig
+from rwtrain.train.checkpoint import consolidated_state, resolve
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run and one of its checkpoints. Use `TrainedRun.open`."""
+
+    folder: Path
+    checkpoint: Path
+    config: RefinedWebConfig
+
+    @classmethod
+    def open(cls, path: str | Path) -> TrainedRun:
+        """Open a run folder (its latest checkpoint) or one checkpoint of it.
+
+        Raises:
+            DataError: there is no finished, undamaged checkpoint, or the run folder is not complete.
+        """
+        checkpoint = resolve(Path(path))
+        folder = checkpoint.parent.parent
+        for name in ("config.yaml", "model/config.json", "tokenizer/tokenizer.model"):
+            if not (folder / name).is_file():
+                raise DataError(folder / name, "missing from the run folder", "Give a run folder written by `rwtrain train`, or one of its checkpoints")
+        return cls(folder, checkpoint, RefinedWebConfig.from_pretrained(folder / "model"))
+
+    @property
+    def tokenizer(self) -> Path:
+        """The sentencepiece model."""
+        return self.folder / "tokenizer" / "tokenizer.model"
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done at the checkpoint."""
+        return int(self.checkpoint.name.removeprefix("step-"))
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The resolved training configuration."""
+        return read_yaml(self.folder / "config.yaml")
+
+    @cached_property
+    def datasets(self) -> dict[str, ShardDataset]:
+        """The training shards that are still at their place, by use: "text", "images"."""
+        data = self.settings.get("data", {})
+        return {name: ShardDataset(data[name]) for name in ("text", "images") if data.get(name) and (Path(data[name]) / "manifest.json").is_file()}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All parameters in float32 by name."""
+        return consolidated_state(self.checkpoint)
+
+    def last_metrics(self) -> dict[str, Any]:
+        """The last line of `metrics.jsonl` up to the checkpoint's step; empty without one."""
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            return {}
+        last: dict[str, Any] = {}
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                try:
+                    record = json.loads(line)
+                except ValueError:  # a line cut short by a kill
+                    continue
+                if record.get("step", 0) <= self.step:
+                    last = record
+        return last
