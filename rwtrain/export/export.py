@@ -59,7 +59,7 @@ def export_run(
         parameters = write_weights(folder, shapes, state.__getitem__, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)
         write_config(folder, run.config, dtype=dtype)
         copy_code(folder)
-        write_processor(folder, run.config, run.tokenizer, linking=linking)
+        write_processor(folder, run.config, run.tokenizer, max_tokens=run.seq_len, linking=linking)
         if linker is not None:
             copy_linker(Path(linker), folder, run.config, data)
         report = check_parity(folder, run, state, dtype=DTYPES[dtype], python=parity_python, linking=linking) if parity else None

@@ -48,15 +48,17 @@ def copy_code(folder: Path) -> None:
         shutil.copyfile(source / name, folder / name)
 
 
-def write_processor(folder: Path, config: RefinedWebConfig, tokenizer: Path, *, linking: dict[str, Any]) -> None:
+def write_processor(folder: Path, config: RefinedWebConfig, tokenizer: Path, *, max_tokens: int, linking: dict[str, Any]) -> None:
     """Fast tokenizer, its sentencepiece model and `processor_config.json`.
 
     Args:
+        max_tokens: longest text seen in training; the tokenizer cuts there when asked to.
         linking: how the training data was linked: `left_context` and `min_score`.
     """
-    write_fast_tokenizer(tokenizer, folder, max_length=config.max_position_embeddings)
+    write_fast_tokenizer(tokenizer, folder, max_length=max_tokens)
     shutil.copyfile(tokenizer, folder / "tokenizer.model")
-    size = config.vision_config.image_size if config.vision_config is not None else 224
+    vision: Any = config.vision_config
+    size = vision.image_size if vision is not None else 224
     image_processor = {
         "image_processor_type": "SiglipImageProcessorPil",
         "do_convert_rgb": True,

@@ -61,16 +61,14 @@ class Probe:
         folder, options = self.settings["folder"], {"trust_remote_code": True, "dtype": torch.float32, "output_loading_info": True}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            self.causal, causal_info = AutoModelForCausalLM.from_pretrained(folder, **options)
-            self.base, base_info = AutoModel.from_pretrained(folder, **options)
+            loaded: dict[str, Any] = {auto.__name__: auto.from_pretrained(folder, **options) for auto in (AutoModelForCausalLM, AutoModel)}
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
             self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-        for name, info in (("AutoModelForCausalLM", causal_info), ("AutoModel", base_info)):
+        for name, (_, info) in loaded.items():
             self.problems += [f"{name}: {kind} {sorted(map(str, keys))}" for kind, keys in info.items() if keys]
         self.problems += [f"warning: {message}" for message in collected.messages]
         self.problems += [f"warning: {item.message}" for item in caught if issubclass(item.category, UserWarning)]
-        self.causal.eval()
-        self.base.eval()
+        self.causal, self.base = (model.eval() for model, _ in loaded.values())
 
     def compare(self, name: str, found: Any, mask: Any = None) -> None:
         """Note the largest difference between `found` and the reference array `name`, over real tokens only."""
@@ -102,7 +100,7 @@ class Probe:
         whole = self.causal(**{**read, "input_ids": made.sequences, "attention_mask": torch.ones_like(made.sequences)}).logits
         steps = torch.stack(made.logits, dim=1)
         self.differences[f"{name}_cache"] = float((steps - whole[:, -steps.shape[1] - 1 : -1]).abs().max())
-        self.generated[name] = self.tokenizer.decode(made.sequences[0], skip_special_tokens=True)
+        self.generated[name] = str(self.tokenizer.decode(made.sequences[0], skip_special_tokens=True))
 
     def run(self) -> None:
         import torch
@@ -137,7 +135,7 @@ def main() -> int:
     settings = json.loads((request / "request.json").read_text(encoding="utf-8"))
     importable = [name for name in FOREIGN if importlib.util.find_spec(name) is not None]
     if not settings["isolated"]:
-        sys.meta_path.insert(0, _Block())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Block())
     probe = Probe(request)
     probe.run()
     import torch

@@ -54,6 +54,11 @@ class TrainedRun:
         """The resolved training configuration."""
         return read_yaml(self.folder / "config.yaml")
 
+    @property
+    def seq_len(self) -> int:
+        """Tokens of a training row: the longest text the model has seen."""
+        return int(self.settings["batch"]["seq_len"])
+
     @cached_property
     def datasets(self) -> dict[str, ShardDataset]:
         """The training shards that are still at their place, by use: "text", "images"."""

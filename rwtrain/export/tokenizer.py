@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sentencepiece import sentencepiece_model_pb2
+from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE, Unigram
 
@@ -38,7 +38,7 @@ def build_fast_tokenizer(path: str | Path) -> Tokenizer:
     Raises:
         DataError: the model normalises its input, which a `tokenizer.json` could not reproduce exactly.
     """
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = model_pb2.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(Path(path).read_bytes())
     rules = proto.normalizer_spec
     if rules.precompiled_charsmap or rules.add_dummy_prefix or rules.remove_extra_whitespaces:
