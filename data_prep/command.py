@@ -1,0 +1,80 @@
+"""`rwtrain prep`: run a plan, say what it would do, or look into a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from data_prep.inspection import inspect
+from data_prep.pipeline import Preparation, dry_run
+from data_prep.plan import Plan
+from data_prep.summary import Summary
+from rwtrain.config.load import load_config
+from rwtrain.errors import ConfigError
+
+EPILOG = """examples:
+  rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --workers 2
+  rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --set link.store=runs/demo/entities --set language.keep=[en,de]
+  rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --dry-run
+  rwtrain prep inspect runs/demo/corpus
+  rwtrain prep inspect runs/demo/corpus --doc wikipedia:12
+
+Paths in a plan are relative to the current folder. An interrupted run goes on where it was when the command is given again."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rwtrain prep`."""
+    parser.epilog = EPILOG
+    parser.add_argument("plan", metavar="PLAN.yaml|inspect", help="the plan to run, or the word `inspect` to look into a dataset")
+    parser.add_argument("dataset", nargs="?", help="after `inspect`: a prepared folder or one of its datasets")
+    parser.add_argument("--out", help="output folder")
+    parser.add_argument("--workers", type=int, help="number of processes (default: one per core); the result is the same for any number")
+    parser.add_argument("--dry-run", action="store_true", help="show the inputs, the units of work and what is finished already, and stop")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the plan, for example dedup.bands=20"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress bars")
+    parser.add_argument("--doc", help="after `inspect`: show this document in full")
+    parser.add_argument("--tokenizer", help="after `inspect`: the tokenizer, if it is not beside the dataset")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    if arguments.plan == "inspect":
+        if arguments.dataset is None:
+            raise ConfigError("Name the dataset: rwtrain prep inspect FOLDER.")
+        print(inspect(arguments.dataset, doc_id=arguments.doc, tokenizer=arguments.tokenizer))
+        return 0
+    if arguments.out is None:
+        raise ConfigError("Name the output folder with --out.")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ConfigError(f"--workers {arguments.workers}: give at least 1.")
+    plan = load_config(Plan, arguments.plan, arguments.overrides)
+    preparation = Preparation(plan, arguments.out, workers=arguments.workers, quiet=arguments.quiet)
+    if arguments.dry_run:
+        print(dry_run(preparation))
+        return 0
+    begin = time.perf_counter()
+    summary = preparation.run()
+    print(describe(summary, Path(arguments.out), time.perf_counter() - begin))
+    return 0
+
+
+def describe(summary: Summary, out: Path, seconds: float) -> str:
+    """The closing lines of a run."""
+    lines = []
+    if summary.funnel:
+        read, kept = summary.funnel[0].documents, summary.funnel[-1].documents
+        lines.append(f"{read:,} documents read, {kept:,} kept; {summary.images:,} images; {summary.mentions:,} entity mentions; {seconds:.1f} s")
+        lines += [f"  {stage.name:<11} {stage.documents:>10,}" for stage in summary.funnel]
+    else:
+        lines.append(f"{summary.images:,} images; {seconds:.1f} s")
+    for dataset in summary.datasets:
+        manifest = dataset.manifest
+        lines.append(f"  {dataset.name:<14} {manifest['documents']:>9,} documents {manifest['tokens']:>12,} tokens {manifest['bytes']:>13,} bytes")
+    if summary.quarantine:
+        lines.append(f"{sum(count for _, count in summary.quarantine):,} unusable records are named in {out / 'quarantine.jsonl'}")
+    lines.append(f"Report: {out / 'report.html'}    Look inside: rwtrain prep inspect {out}")
+    return "\n".join(lines)

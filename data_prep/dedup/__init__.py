@@ -1,0 +1,1 @@
+"""Deduplication: signatures per document, then groups of equal signatures, then clusters."""

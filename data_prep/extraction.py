@@ -1,0 +1,65 @@
+"""Main text of a page: character decoding, HTML by resiliparse, wikitext by mwparserfromhell."""
+
+from __future__ import annotations
+
+import re
+
+from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
+
+from data_prep.plan import ExtractNode
+from data_prep.records import Bad, Record, Removed
+from data_prep.wikitext import wikitext_to_text
+
+# A page with more undecodable bytes than this share of its characters is noise, not text.
+MAX_UNDECODABLE = 0.01
+META_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{2,40})""", re.IGNORECASE)
+REPLACEMENT = "\ufffd"
+
+
+class Extract:
+    """Fill `text` from `raw`: bytes are taken for HTML, a string for wikitext; records that have text already pass."""
+
+    name = "extract"
+
+    def __init__(self, config: ExtractNode) -> None:
+        self.config = config
+
+    def __call__(self, records: list[Record]) -> list[Record | Removed | Bad]:
+        return [self._one(record) for record in records]
+
+    def _one(self, record: Record) -> Record | Removed | Bad:
+        try:
+            text = self._text(record)
+        except (ValueError, RuntimeError, RecursionError) as error:
+            return Bad(record.source, record.doc_id, f"no text can be extracted ({type(error).__name__}: {error})")
+        if text is None:
+            return Bad(record.source, record.doc_id, "invalid UTF-8, and no other encoding fits")
+        if len(text) < self.config.min_characters:
+            return Removed("no text")
+        return record.with_text(text)
+
+    def _text(self, record: Record) -> str | None:
+        if isinstance(record.raw, str):
+            return wikitext_to_text(record.raw)
+        if record.raw is None:
+            return record.text.strip()
+        html = decode(record.raw, record.charset)
+        if html.count(REPLACEMENT) > MAX_UNDECODABLE * len(html):
+            return None
+        return extract_plain_text(html, preserve_formatting=True, main_content=self.config.main_content, list_bullets=True, alt_texts=False).strip()
+
+
+def decode(data: bytes, charset: str | None) -> str:
+    """Text of a page's bytes: UTF-8 if they are, else the declared encoding, else the detected one, with U+FFFD for what fits none."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    in_page = META_CHARSET.search(data, 0, 4096)
+    for name in (charset, in_page[1].decode("ascii") if in_page else None):
+        encoding = map_encoding_to_html5(name, fallback_utf8=False) if name else None
+        if encoding and encoding != "utf-8":
+            return data.decode(encoding, "replace")
+    encoding = map_encoding_to_html5(detect_encoding(data) or "utf-8", fallback_utf8=True)
+    return data.decode(encoding or "utf-8", "replace")

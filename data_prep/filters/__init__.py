@@ -1,0 +1,1 @@
+"""Heuristic filters: each removes documents for a countable reason."""

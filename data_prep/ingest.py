@@ -1,0 +1,173 @@
+"""First step: read a stretch of input, extract, filter and sign it; the documents that stay go to Parquet."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.dedup.minhash import band_hashes
+from data_prep.extraction import Extract
+from data_prep.filters.quality import Quality
+from data_prep.filters.repetition import Repetition
+from data_prep.hashing import hash64
+from data_prep.language import Language
+from data_prep.plan import DedupNode, IdxSource, Plan, Source
+from data_prep.records import Bad, Record, Removed, write_records
+from data_prep.sources import Span, read
+from data_prep.words import words_of
+from rwtrain.files import atomic_path, content_hash
+
+BATCH = 128
+SAMPLES_PER_REASON = 2
+SAMPLE_CHARACTERS = 280
+StageFunction = Callable[[list[Record]], Sequence[Record | Removed | Bad]]
+
+
+@dataclass(slots=True)
+class StageCount:
+    """What one stage did to one unit.
+
+    Attributes:
+        documents: documents that left the stage.
+        characters: their characters.
+        cpu_seconds: time spent in the stage.
+        reasons: how many documents were removed for which reason.
+        samples: a few removed documents, [reason, id, source, beginning of the text].
+    """
+
+    documents: int = 0
+    characters: int = 0
+    cpu_seconds: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    samples: list[list[str]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "documents": self.documents,
+            "characters": self.characters,
+            "cpu_seconds": round(self.cpu_seconds, 4),
+            "reasons": dict(sorted(self.reasons.items())),
+            "samples": self.samples,
+        }
+
+
+def stages_for(plan: Plan, source: Source) -> list[tuple[str, StageFunction]]:
+    """The stages that a source's documents pass, in order; captioned images pass none."""
+    if isinstance(source, IdxSource):
+        return []
+    stages: list[tuple[str, StageFunction]] = [("extract", Extract(plan.extract))]
+    if plan.language.enabled and "language" not in source.skip:
+        stages.append(("language", Language(plan.language)))
+    if plan.repetition.enabled and "repetition" not in source.skip:
+        stages.append(("repetition", Repetition(plan.repetition)))
+    if plan.quality.enabled and "quality" not in source.skip:
+        stages.append(("quality", Quality(plan.quality)))
+    return stages
+
+
+def is_deduplicated(plan: Plan, source: Source) -> bool:
+    """Whether a source's documents take part in deduplication."""
+    return not isinstance(source, IdxSource) and "dedup" not in source.skip and (plan.dedup.exact or plan.dedup.fuzzy)
+
+
+def ingest(arguments: tuple[Plan, Source, Span], prefix: Path) -> dict[str, Any]:
+    """Do one unit: `prefix.parquet` holds its documents, `prefix.npy` their signatures."""
+    plan, source, span = arguments
+    run = _Ingest(stages_for(plan, source))
+    signatures: list[np.ndarray] = []
+
+    def batches() -> Iterator[list[Record]]:
+        for batch in run.batches(read(plan, source, span)):
+            if is_deduplicated(plan, source):
+                with run.timed("dedup"):
+                    signatures.extend(signature(record, plan.dedup) for record in batch)
+            yield batch
+
+    output = prefix.with_name(f"{prefix.name}.parquet")
+    rows = write_records(output, batches())
+    with atomic_path(prefix.with_name(f"{prefix.name}.npy")) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, np.ascontiguousarray(np.stack(signatures).T) if signatures else np.zeros((1 + plan.dedup.bands, 0), np.uint64))
+    return {
+        "documents": rows,
+        "hash": content_hash(output),
+        "stages": {name: count.as_json() for name, count in run.counts.items()},
+        "quarantine": [[bad.file, bad.record, bad.reason] for bad in run.bad],
+    }
+
+
+def signature(record: Record, config: DedupNode) -> np.ndarray:
+    """Hash of the text, then one hash per MinHash band, [1 + bands] uint64."""
+    exact = np.array([hash64(record.text)], np.uint64)
+    if not config.fuzzy:
+        return np.concatenate([exact, np.zeros(config.bands, np.uint64)])
+    return np.concatenate([exact, band_hashes(words_of(record), ngram=config.ngram, bands=config.bands, rows=config.rows)])
+
+
+class _Timer:
+    def __init__(self, count: StageCount) -> None:
+        self.count = count
+
+    def __enter__(self) -> None:
+        self.start = time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.count.cpu_seconds += time.process_time() - self.start
+
+
+class _Ingest:
+    """Push batches through the stages and keep count."""
+
+    def __init__(self, stages: list[tuple[str, StageFunction]]) -> None:
+        self.stages = stages
+        self.counts: dict[str, StageCount] = {"read": StageCount()} | {name: StageCount() for name, _ in stages}
+        self.bad: list[Bad] = []
+
+    def timed(self, stage: str) -> _Timer:
+        return _Timer(self.counts.setdefault(stage, StageCount()))
+
+    def batches(self, records: Iterator[Record | Bad]) -> Iterator[list[Record]]:
+        while batch := self._read(records):
+            yield self._pass_stages(batch)
+
+    def _read(self, records: Iterator[Record | Bad]) -> list[Record]:
+        batch: list[Record] = []
+        count = self.counts["read"]
+        with self.timed("read"):
+            for record in records:
+                if isinstance(record, Bad):
+                    self.bad.append(record)
+                    continue
+                batch.append(record)
+                count.documents += 1
+                count.characters += len(record.text if record.raw is None else record.raw)
+                if len(batch) == BATCH:
+                    break
+        return batch
+
+    def _pass_stages(self, batch: list[Record]) -> list[Record]:
+        for name, function in self.stages:
+            with self.timed(name):
+                outcomes = function(batch)
+            batch = [kept for record, outcome in zip(batch, outcomes, strict=True) if (kept := self._sort(name, record, outcome)) is not None]
+            self.counts[name].documents += len(batch)
+            self.counts[name].characters += sum(len(record.text) for record in batch)
+        return batch
+
+    def _sort(self, stage: str, record: Record, outcome: Record | Removed | Bad) -> Record | None:
+        if isinstance(outcome, Record):
+            return outcome
+        count = self.counts[stage]
+        if isinstance(outcome, Bad):
+            self.bad.append(outcome)
+            count.reasons["set aside in quarantine"] += 1
+            return None
+        count.reasons[outcome.reason] += 1
+        if count.reasons[outcome.reason] <= SAMPLES_PER_REASON:
+            count.samples.append([outcome.reason, record.doc_id, record.source, record.text[:SAMPLE_CHARACTERS]])
+        return None

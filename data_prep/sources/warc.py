@@ -1,0 +1,192 @@
+"""WARC and WET files: pages of Common Crawl, read by FastWARC, with every unusable record named."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+
+from data_prep.plan import WarcSource, WetSource
+from data_prep.records import Bad, Record
+from data_prep.sources.gzip_members import MAGIC, MemberError, find_member, read_member
+from data_prep.sources.spans import Span, byte_ranges
+
+BEGINNING = b"WARC/"
+# A record around a page is little larger than the page; beyond this an inflated member is taken for a decompression bomb.
+HEADER_ALLOWANCE = 1 << 20
+SUCCESS = 200
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+
+
+@dataclass(slots=True)
+class Page:
+    """One page as it lies in the file."""
+
+    offset: int
+    length: int
+    uri: str
+    content_type: str
+    charset: str | None
+    status: int | None
+    body: bytes
+
+
+def spans(source: WarcSource | WetSource, *, unit_bytes: int) -> list[Span]:
+    return byte_ranges(source.paths, source=source.name, unit_bytes=unit_bytes)
+
+
+def read(source: WarcSource | WetSource, span: Span) -> Iterator[Record | Bad]:
+    """The pages of a span: HTML in `raw` for WARC, text for WET."""
+    kind = WarcRecordType.response if isinstance(source, WarcSource) else WarcRecordType.conversion
+    for page in read_pages(span, kind=kind, max_record_bytes=source.max_record_bytes):
+        if isinstance(page, Bad):
+            yield page
+        elif isinstance(source, WetSource):
+            yield _text_record(source, span, page)
+        elif page.content_type in HTML_TYPES and page.status == SUCCESS:
+            yield Record(_doc_id(source, span, page), page.uri, raw=page.body, charset=page.charset)
+
+
+def _doc_id(source: WarcSource | WetSource, span: Span, page: Page) -> str:
+    return f"{source.name}:{span.label}:{page.offset}"
+
+
+def _text_record(source: WetSource, span: Span, page: Page) -> Record | Bad:
+    try:
+        return Record(_doc_id(source, span, page), page.uri, text=page.body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Bad(span.path, str(page.offset), f"invalid UTF-8 at byte {error.start} of the record")
+
+
+def read_pages(span: Span, *, kind: WarcRecordType, max_record_bytes: int) -> Iterator[Page | Bad]:
+    """The pages that begin in the span.
+
+    After a damaged record, reading goes on at the next gzip member that begins a WARC record. A page is handed out only
+    once the record after it could be read too, because a wrong Content-Length shows itself there.
+    """
+    with open(span.path, "rb") as stream:
+        if not _has_member_per_record(stream):
+            yield from _read_unmarked(stream, span, kind=kind, max_record_bytes=max_record_bytes)
+            return
+        position = 0 if span.start == 0 else find_member(stream, span.start, span.stop, beginning=BEGINNING)
+        while position is not None and position < span.stop:
+            position = yield from _read_until_damage(stream, span, position, kind=kind, max_record_bytes=max_record_bytes)
+
+
+def _has_member_per_record(stream: BinaryIO) -> bool:
+    """Whether the file is gzip whose first member holds a single record, as the standard recommends."""
+    beginning = stream.read(HEADER_ALLOWANCE)
+    if not beginning.startswith(MAGIC):
+        return False
+    try:
+        content = zlib.decompressobj(31).decompress(beginning, HEADER_ALLOWANCE)
+    except zlib.error:
+        return True
+    return b"\r\n\r\n" + BEGINNING not in content
+
+
+def _read_until_damage(stream: BinaryIO, span: Span, start: int, *, kind: WarcRecordType, max_record_bytes: int) -> Generator[Page | Bad, None, int | None]:
+    """Yield pages from `start`; return where to go on after damage, None at the end of the span."""
+    held: Page | None = None
+    last_good = start
+    stream.seek(start)
+    try:
+        for record in _iterate(stream, WarcRecordType.any_type):
+            offset = record.stream_pos
+            if offset >= span.stop:
+                break
+            if held is not None:
+                yield _checked(held, span, max_record_bytes)
+                held = None
+            last_good = offset
+            if record.record_type == kind:
+                held = _page(record, offset, max_record_bytes)
+                if len(held.body) < min(held.length, max_record_bytes + 1) and _is_damaged(stream, offset, max_record_bytes):
+                    raise OSError("cut short")
+    except OSError as error:
+        return (yield from _step_over_damage(stream, span, last_good, held, str(error), max_record_bytes))
+    if held is not None:
+        yield _checked(held, span, max_record_bytes)
+    return None
+
+
+def _iterate(stream: BinaryIO, kinds: WarcRecordType) -> Iterator[WarcRecord]:
+    return ArchiveIterator(stream, record_types=kinds, parse_http=True, auto_decode="all")
+
+
+def _page(record: WarcRecord, offset: int, max_record_bytes: int) -> Page:
+    content_type = record.http_content_type or record.headers.get("Content-Type") or ""
+    length = record.content_length
+    body = record.reader.read(max_record_bytes + 1)
+    status = record.http_headers.status_code if record.http_headers is not None else None
+    return Page(offset, length, record.headers.get("WARC-Target-URI") or "", content_type.lower(), record.http_charset, status, body)
+
+
+def _checked(page: Page, span: Span, max_record_bytes: int) -> Page | Bad:
+    if len(page.body) > max_record_bytes:
+        return Bad(span.path, str(page.offset), f"larger than {max_record_bytes} bytes")
+    return page
+
+
+def _step_over_damage(stream: BinaryIO, span: Span, last: int, held: Page | None, error: str, max_record_bytes: int) -> Generator[Page | Bad, None, int | None]:
+    """Report the damaged record, which is the `last` one that FastWARC began or the one after it; return where to go on."""
+    problem, after = _examine(stream, last, max_record_bytes)
+    if problem:
+        yield Bad(span.path, str(last), problem)
+        return find_member(stream, after, span.stop, beginning=BEGINNING)
+    if held is not None:
+        yield _checked(held, span, max_record_bytes)
+    if after >= span.stop and find_member(stream, after, after + 1, beginning=BEGINNING) is not None:
+        return None  # the next span begins there and reports it
+    problem, beyond = _examine(stream, after, max_record_bytes)
+    yield Bad(span.path, str(after), problem or error)
+    return find_member(stream, beyond, span.stop, beginning=BEGINNING)
+
+
+def _is_damaged(stream: BinaryIO, offset: int, max_record_bytes: int) -> bool:
+    """Whether a page is short because its record is damaged, not because its transfer encoding was undone."""
+    position = stream.tell()
+    problem, _ = _examine(stream, offset, max_record_bytes)
+    stream.seek(position)
+    return bool(problem)
+
+
+def _examine(stream: BinaryIO, offset: int, max_record_bytes: int) -> tuple[str, int]:
+    """What is wrong with the record in the member at `offset` ("" if nothing), and where the member ends."""
+    try:
+        content, after = read_member(stream, offset, max_bytes=max_record_bytes + HEADER_ALLOWANCE)
+    except MemberError as error:
+        return str(error), offset + 1
+    head, separator, body = content.partition(b"\r\n\r\n")
+    if not separator or not head.startswith(BEGINNING):
+        return "no WARC header", after
+    stated = re.search(rb"(?im)^content-length:[ \t]*(\S+)", head)
+    if stated is None or not stated[1].isdigit():
+        return "no usable Content-Length", after
+    actual = len(body.removesuffix(b"\r\n\r\n"))
+    if int(stated[1]) != actual:
+        return f"Content-Length says {int(stated[1])} bytes, the record has {actual}", after
+    return "", after
+
+
+def _read_unmarked(stream: BinaryIO, span: Span, *, kind: WarcRecordType, max_record_bytes: int) -> Iterator[Page | Bad]:
+    """A file whose records are not compressed one by one has no marks to split it at or to go on at.
+
+    Its first span reads all of it, up to the first damage; the place of a page is its number.
+    """
+    if span.start > 0:
+        return
+    stream.seek(0)
+    number = -1
+    try:
+        for number, record in enumerate(_iterate(stream, kind)):
+            page = _page(record, number, max_record_bytes)
+            if len(page.body) < min(page.length, max_record_bytes + 1):
+                raise OSError(f"Content-Length says {page.length} bytes, {len(page.body)} follow")
+            yield _checked(page, span, max_record_bytes)
+    except OSError as error:
+        yield Bad(span.path, str(max(number, 0)), f"the rest of the file cannot be read ({error})")

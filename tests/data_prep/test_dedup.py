@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.dedup import clusters as clusters_module
+from data_prep.dedup.clusters import Signatures, clusters, edges_of_row
+from data_prep.dedup.minhash import band_hashes
+from data_prep.words import split_words
+
+
+def test_bands_agree_as_often_as_the_formula_says() -> None:
+    """P(a band agrees) = s^rows for Jaccard similarity s (Leskovec et al., Mining of Massive Datasets, section 3.4)."""
+    generator = np.random.default_rng(0)
+    for edits in (1, 3, 8):
+        expected, seen = [], []
+        for _ in range(150):
+            one = generator.integers(0, 3000, 300)
+            other = one.copy()
+            other[generator.integers(0, 300, edits)] = generator.integers(0, 3000, edits)
+            shingles = [{tuple(words[index : index + 5]) for index in range(296)} for words in (one.tolist(), other.tolist())]
+            expected.append((len(shingles[0] & shingles[1]) / len(shingles[0] | shingles[1])) ** 8)
+            bands = [band_hashes(split_words(" ".join(f"w{word}" for word in words)), ngram=5, bands=14, rows=8) for words in (one, other)]
+            seen.append((bands[0] == bands[1]).mean())
+        assert abs(np.mean(expected) - np.mean(seen)) < 0.05
+
+
+def test_signatures_ignore_punctuation_and_case() -> None:
+    one, other = "The quick, brown fox jumps over it.", "the quick brown FOX jumps — over it"
+    assert (band_hashes(split_words(one), ngram=5, bands=4, rows=2) == band_hashes(split_words(other), ngram=5, bands=4, rows=2)).all()
+
+
+def test_clusters_equal_connected_components(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(clusters_module, "VALUES_AT_ONCE", 50)  # several hash ranges
+    generator = np.random.default_rng(1)
+    sizes = [0, 37, 120, 1, 62]
+    tables = [generator.integers(0, 90, (3, size)).astype(np.uint64) * np.uint64(0x0101010101010101) for size in sizes]
+    files = []
+    for number, table in enumerate(tables):
+        np.save(tmp_path / f"{number}.npy", table)
+        files.append(Signatures(str(tmp_path / f"{number}.npy"), table.shape[1]))
+    table = np.concatenate(tables, axis=1)
+    count = table.shape[1]
+    found = clusters(count, [edges_of_row(files, row) for row in range(2)])
+    label = list(range(count))  # plain label propagation
+    changed = True
+    while changed:
+        changed = False
+        for row in range(2):
+            for value in np.unique(table[row]):
+                members = np.flatnonzero(table[row] == value)
+                lowest = min(label[member] for member in members)
+                changed |= any(label[member] != lowest for member in members)
+                for member in members:
+                    label[member] = lowest
+    assert found.tolist() == label
