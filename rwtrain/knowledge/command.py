@@ -1,0 +1,109 @@
+"""`rwtrain kg`: import a knowledge graph, train TransE, look at entities."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from rwtrain.config.load import load_config
+from rwtrain.errors import RWTrainError
+from rwtrain.knowledge.evaluate import evaluate_link_prediction
+from rwtrain.knowledge.store import EntityStore
+
+EXAMPLES = """examples:
+  rwtrain kg import examples/data/fb15k237 --out runs/kg
+  rwtrain kg train runs/kg --config examples/demo/kg.yaml
+  rwtrain kg train runs/kg --minutes 10 --set dimension=256
+  rwtrain kg show runs/kg Q76
+  rwtrain kg linker runs/kg --out runs/linker"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of `rwtrain kg`."""
+    parser.epilog = EXAMPLES
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _configure_import(actions.add_parser("import", help="read triples and names into an entity store"))
+    _configure_train(actions.add_parser("train", help="train TransE vectors and put them into the store"))
+    _configure_show(actions.add_parser("show", help="an entity, its neighbours in the graph and the nearest in vector space"))
+    _configure_linker(actions.add_parser("linker", help="write the table that links text to the store's entities"))
+
+
+def _configure_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder with train/valid/test .tsv (or .txt, .gz), entity2wikidata.json, relation2text.tsv")
+    parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="the entity store to write")
+    parser.set_defaults(run=run_import)
+
+
+def _configure_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", type=Path, metavar="STORE", help="an entity store written by `rwtrain kg import`")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file with settings of TransE")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, help="passes over the training triples")
+    length.add_argument("--minutes", type=float, help="wall time; the number of updates is fixed after a short measurement")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="one setting, for example --set dimension=256")
+    parser.add_argument("--force", action="store_true", help="train again although vectors with the same settings are there")
+    parser.set_defaults(run=run_train)
+
+
+def _configure_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument("entity", metavar="ENTITY", help="its id in the graph, its Wikidata id, or its exact name")
+    parser.add_argument("--count", type=int, default=10, help="how many neighbours to print (default 10)")
+    parser.set_defaults(run=run_show)
+
+
+def _configure_linker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the linker's folder")
+    parser.set_defaults(run=run_linker)
+
+
+def run_import(options: argparse.Namespace) -> None:
+    """Import, then print counts and what was set aside."""
+    from rwtrain.knowledge.import_tsv import import_tsv
+
+    manifest = import_tsv(options.source, options.out)
+    triples = ", ".join(f"{count:,} {split}" for split, count in manifest["triples"].items())
+    print(f"{options.out}: {manifest['entities']:,} entities, {manifest['relations']:,} relations, triples: {triples}")
+    for reason, count in manifest["rejects"].items():
+        print(f"  set aside: {count:,} × {reason} (see {options.out / 'rejects.jsonl'})")
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Train, then print filtered test figures beside those of a random order."""
+    from rwtrain.knowledge.training import train_transe
+    from rwtrain.knowledge.transe import TransEConfig
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    overrides = list(options.overrides)
+    overrides += [f"epochs={options.epochs}"] if options.epochs is not None else []
+    overrides += [f"minutes={options.minutes}"] if options.minutes is not None else []
+    config = load_config(TransEConfig, options.config, overrides)
+    store = EntityStore.open(options.store)
+    details = train_transe(store, config, force=options.force)
+    print(f"{store.folder}: vectors of dimension {config.dimension}, {details['steps']:,} updates in {details['seconds']:.0f} s")
+    if not len(store.triples("test")):
+        return
+    figures = evaluate_link_prediction(store, progress=True)
+    hits = ", ".join(f"Hits@{k} {figures[f'hits{k}']:.3f}" for k in (1, 3, 10))
+    print(f"test, filtered: MRR {figures['mrr']:.3f} (chance {figures['chance_mrr']:.4f}), {hits}")
+
+
+def run_show(options: argparse.Namespace) -> None:
+    """Print an entity card."""
+    from rwtrain.knowledge.show import entity_card
+
+    print(entity_card(EntityStore.open(options.store), options.entity, count=options.count))
+
+
+def run_linker(options: argparse.Namespace) -> None:
+    """Write the linker's folder."""
+    from rwtrain.knowledge.linker import build_linker
+
+    if options.out.resolve() == options.store.resolve():
+        raise RWTrainError(f"--out {options.out} is the store itself. Give another folder.")
+    details = build_linker(EntityStore.open(options.store), options.out)
+    print(
+        f"{options.out}: {details['forms']:,} surface forms of {details['entities']:,} entities, {details['table_bytes'] / details['forms']:.0f} bytes a form"
+    )

@@ -1,0 +1,259 @@
+"""The entity store: who the entities are, how they relate, and (after training) their TransE vectors.
+
+A store is a folder of memory-mapped Arrow and NumPy files and a `manifest.json` that is written last:
+
+    entities.arrow     id, wikidata_id, label, description, aliases; one row an entity
+    relations.arrow    id, label; one row a relation
+    train.npy …        [triples, 3] int32 of (head row, relation row, tail row); also valid.npy and test.npy
+    popularity.npy     [entities] int64, how many training triples name the entity
+    id_hash.npy, id_row.npy   external id -> row: sorted 64-bit hashes and their rows
+    rejects.jsonl      records of the source that could not be used, with the reason
+    transe/            entity_vectors.npy, relation_vectors.npy, their own manifest.json and the training curve
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from rwtrain.errors import DataError
+from rwtrain.files import content_hash
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+VECTORS_FOLDER = "transe"
+SPLITS = ("train", "valid", "test")
+FULL_CHECK_BYTES = 1 << 30
+
+ENTITY_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.large_string()),
+        pa.field("wikidata_id", pa.large_string()),
+        pa.field("label", pa.large_string()),
+        pa.field("description", pa.large_string()),
+        pa.field("aliases", pa.large_list(pa.large_string())),
+    ]
+)
+RELATION_SCHEMA = pa.schema([pa.field("id", pa.large_string()), pa.field("label", pa.large_string())])
+
+
+def hash_ids(ids: list[str]) -> np.ndarray:
+    """XXH3-64 of each external id, [ids] uint64."""
+    digest = xxhash.xxh3_64_intdigest
+    return np.fromiter((digest(text.encode()) for text in ids), np.uint64, len(ids))
+
+
+def read_manifest(folder: Path, *, made_by: str) -> dict[str, Any]:
+    """Read and check a manifest; `made_by` is the command that writes such a folder.
+
+    Raises:
+        DataError: the manifest is missing, unreadable, or of another schema version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(folder, "nothing finished here (manifest.json is missing)", f"Run `{made_by}` to the end, or correct the path")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+        manifest["files"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(path, f"not a manifest ({error})", f"Write the folder again with `{made_by}`") from error
+    if version != SCHEMA_VERSION:
+        raise DataError(path, f"schema version {version}, this release reads {SCHEMA_VERSION}", f"Write the folder again with `{made_by}`")
+    return manifest
+
+
+def check_files(folder: Path, files: dict[str, dict[str, Any]], *, made_by: str, verify: bool) -> None:
+    """Compare sizes, and with `verify` checksums, with the manifest's list; raise `DataError` on the first difference."""
+    for name, entry in files.items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise DataError(path, "the file is missing", f"Copy it again, or write the folder again with `{made_by}`")
+        if path.stat().st_size != entry["bytes"]:
+            problem = f"{path.stat().st_size} bytes, the manifest says {entry['bytes']}"
+            raise DataError(path, problem, f"It is truncated or was changed: copy it again, or write the folder again with `{made_by}`")
+        if verify and (found := content_hash(path)) != entry["hash"]:
+            raise DataError(path, f"checksum {found}, the manifest says {entry['hash']}", f"It is corrupt: copy it again, or run `{made_by}` again")
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and checksum of every file of a folder, for its manifest."""
+    return {path.name: {"bytes": path.stat().st_size, "hash": content_hash(path)} for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+class EntityStore:
+    """Read access to a store; everything is memory-mapped, so opening is cheap whatever its size. Use `EntityStore.open`."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._entities = self._table("entities.arrow")
+        self._relations = self._table("relations.arrow")
+
+    @classmethod
+    def open(cls, folder: str | Path, *, verify: bool = False) -> EntityStore:
+        """Open a folder written by `rwtrain kg import`.
+
+        Args:
+            folder: the store.
+            verify: compare every file's checksum with the manifest (reads all bytes once); sizes are always compared.
+
+        Raises:
+            DataError: there is no finished store, or a file is missing, truncated or corrupt.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder, made_by="rwtrain kg import")
+        check_files(folder, manifest["files"], made_by="rwtrain kg import", verify=verify)
+        return cls(folder, manifest)
+
+    def __len__(self) -> int:
+        return int(self.manifest["entities"])
+
+    @property
+    def hash(self) -> str:
+        """Identity of the rows: XXH3-128 over the external ids in row order. Training vectors does not change it."""
+        return str(self.manifest["hash"])
+
+    @property
+    def relation_count(self) -> int:
+        return int(self.manifest["relations"])
+
+    def external_id(self, row: int) -> str:
+        """The entity's id in the imported graph, for example the Freebase id "/m/02mjmr"."""
+        return self._entities.column("id")[row].as_py()
+
+    def wikidata_id(self, row: int) -> str | None:
+        """The entity's Wikidata id ("Q76"), if known."""
+        return self._entities.column("wikidata_id")[row].as_py() or None
+
+    def label(self, row: int) -> str:
+        """The entity's name; its external id where the source gives no name."""
+        return self._entities.column("label")[row].as_py() or self.external_id(row)
+
+    def has_label(self, row: int) -> bool:
+        return bool(self._entities.column("label")[row].as_py())
+
+    def description(self, row: int) -> str:
+        """One line that says what the entity is; "" if unknown."""
+        return self._entities.column("description")[row].as_py() or ""
+
+    def aliases(self, row: int) -> list[str]:
+        """Other names of the entity, without the label."""
+        return self._entities.column("aliases")[row].as_py()
+
+    def relation_id(self, row: int) -> str:
+        return self._relations.column("id")[row].as_py()
+
+    def relation_label(self, row: int) -> str:
+        """The relation in words; its id where the source gives none."""
+        return self._relations.column("label")[row].as_py() or self.relation_id(row)
+
+    def row(self, external_id: str) -> int:
+        """The row of an entity, by its id in the graph or by its Wikidata id.
+
+        Raises:
+            KeyError: no entity has that id.
+        """
+        wanted = hash_ids([external_id])[0]
+        first, last = np.searchsorted(self._id_hash, wanted, "left"), np.searchsorted(self._id_hash, wanted, "right")
+        for row in self._id_row[first:last]:
+            if external_id in (self.external_id(int(row)), self.wikidata_id(int(row))):
+                return int(row)
+        raise KeyError(external_id)
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """How many training triples name each entity, [entities] int64."""
+        return self._array("popularity.npy")
+
+    def triples(self, split: str) -> np.ndarray:
+        """[triples, 3] int32 (head, relation, tail) rows of the split "train", "valid" or "test"."""
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
+        return self._array(f"{split}.npy")
+
+    @cached_property
+    def vectors_manifest(self) -> dict[str, Any]:
+        """How the vectors were trained, and how good they are.
+
+        Raises:
+            DataError: there are no vectors, or they belong to other entities.
+        """
+        folder = self.folder / VECTORS_FOLDER
+        if not folder.is_dir():
+            raise DataError(self.folder, "the entities have no vectors yet", f"Train them with `rwtrain kg train {self.folder}`")
+        manifest = read_manifest(folder, made_by="rwtrain kg train")
+        check_files(folder, manifest["files"], made_by="rwtrain kg train", verify=False)
+        if manifest["store_hash"] != self.hash:
+            raise DataError(folder, "the vectors were trained for other entities", f"Train them again with `rwtrain kg train {self.folder}`")
+        return manifest
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """TransE vectors of the entities, [entities, dimension] float32, memory-mapped.
+
+        Raises:
+            DataError: TransE was not trained, or the file has the wrong shape or values that are not finite.
+        """
+        return self._vectors("entity_vectors.npy", len(self))
+
+    @cached_property
+    def relation_vectors(self) -> np.ndarray:
+        """TransE vectors of the relations, [relations, dimension] float32, memory-mapped; raises as `vectors` does."""
+        return self._vectors("relation_vectors.npy", self.relation_count)
+
+    def _vectors(self, name: str, rows: int) -> np.ndarray:
+        dimension = self.vectors_manifest["dimension"]
+        path = self.folder / VECTORS_FOLDER / name
+        remedy = f"Train them again with `rwtrain kg train {self.folder}`"
+        array = load_array(path, remedy=remedy)
+        if array.dtype != np.float32 or array.shape != (rows, dimension):
+            raise DataError(path, f"{array.dtype} of shape {list(array.shape)}, expected float32 of [{rows}, {dimension}]", remedy)
+        bad = first_bad_row(array)
+        if bad is not None:
+            raise DataError(path, "the vector holds values that are not finite", remedy, record=bad)
+        return array
+
+    @cached_property
+    def _id_hash(self) -> np.ndarray:
+        return self._array("id_hash.npy")
+
+    @cached_property
+    def _id_row(self) -> np.ndarray:
+        return self._array("id_row.npy")
+
+    def _array(self, name: str) -> np.ndarray:
+        return load_array(self.folder / name, remedy="Write the store again with `rwtrain kg import`")
+
+    def _table(self, name: str) -> pa.Table:
+        path = self.folder / name
+        try:
+            return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(path, f"not a readable Arrow file ({error})", "Write the store again with `rwtrain kg import`") from error
+
+
+def load_array(path: Path, *, remedy: str) -> np.ndarray:
+    """Memory-map an .npy file; raise `DataError` if it is missing, truncated or not an array."""
+    try:
+        array = np.load(path, allow_pickle=False) if path.stat().st_size < 4096 else np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(path, f"not a readable array ({error})", remedy) from error
+    return array
+
+
+def first_bad_row(array: np.ndarray) -> int | None:
+    """The first row with NaN or infinity, or None. Arrays over 1 GiB are sampled (every k-th row), as reading all would take minutes."""
+    stride = max(1, array.nbytes // FULL_CHECK_BYTES)
+    rows_per_chunk = max(1, (64 << 20) // max(1, array[:1].nbytes))
+    sampled = array[::stride]
+    for start in range(0, len(sampled), rows_per_chunk):
+        bad = np.flatnonzero(~np.isfinite(sampled[start : start + rows_per_chunk]).all(1))
+        if bad.size:
+            return int(start + bad[0]) * stride
+    return None
