@@ -66,6 +66,7 @@ def model_card(run: TrainedRun, *, parameters: int, name: str, licence: str, lin
         "## Training data",
         *[_data_line(use, data) for use, data in run.datasets.items()],
         *([] if run.datasets else ["The training shards were not at hand when the model was exported."]),
+        *[f"- prepared from `{Path(item['file']).name}` (XXH3 `{item['hash']}`)" for item in run.corpus.get("inputs", [])],
         "## Training",
         _table(_training_rows(run)),
         "## Parity",

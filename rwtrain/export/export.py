@@ -10,7 +10,7 @@ import torch
 
 from rwtrain.errors import ConfigError, DataError
 from rwtrain.export.card import write_card
-from rwtrain.export.folder import copy_code, copy_linker, linking_settings, write_config, write_processor
+from rwtrain.export.folder import copy_code, copy_linker, write_config, write_processor
 from rwtrain.export.parity import TrainerReference, run_parity
 from rwtrain.export.run import TrainedRun
 from rwtrain.export.weights import DTYPES, write_weights
@@ -53,16 +53,15 @@ def export_run(
     run = TrainedRun.open(source)
     state = untied(run.state(), run)
     data = run.datasets.get("text")
-    linking = linking_settings(data)
     with atomic_folder(out) as folder:
         shapes = {key: tensor.shape for key, tensor in state.items()}
         parameters = write_weights(folder, shapes, state.__getitem__, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)
         write_config(folder, run.config, dtype=dtype)
         copy_code(folder)
-        write_processor(folder, run.config, run.tokenizer, max_tokens=run.seq_len, linking=linking)
+        write_processor(folder, run.config, run.tokenizer, max_tokens=run.seq_len, linking=run.linking)
         if linker is not None:
             copy_linker(Path(linker), folder, run.config, data)
-        report = check_parity(folder, run, state, dtype=DTYPES[dtype], python=parity_python, linking=linking) if parity else None
+        report = check_parity(folder, run, state, dtype=DTYPES[dtype], python=parity_python) if parity else None
         if report is not None:
             write_json(folder / PARITY_FILE, report)
         write_card(folder, run, parameters=parameters, name=name or out.resolve().name, licence=licence, linker=linker is not None, parity=report)
@@ -95,9 +94,7 @@ def untied(state: dict[str, torch.Tensor], run: TrainedRun) -> dict[str, torch.T
     return {name: state[name] for name in expected if name not in tied}
 
 
-def check_parity(
-    folder: Path, run: TrainedRun, state: dict[str, torch.Tensor], *, dtype: torch.dtype, python: str | Path | None, linking: dict[str, Any]
-) -> dict[str, Any]:
+def check_parity(folder: Path, run: TrainedRun, state: dict[str, torch.Tensor], *, dtype: torch.dtype, python: str | Path | None) -> dict[str, Any]:
     """Compare the exported folder with the trained model, whose weights are rounded to the export's type."""
     from rwtrain.data.tokenizer import Tokenizer
 
@@ -110,5 +107,5 @@ def check_parity(
         from rwtrain.model.linking_refinedweb import EntityLinker
 
         linker = EntityLinker.open(folder / "linker")
-    reference = TrainerReference(model, Tokenizer(run.tokenizer), linker=linker, linking=linking)
+    reference = TrainerReference(model, Tokenizer(run.tokenizer), linker=linker, linking=run.linking)
     return run_parity(folder, reference, python=Path(python) if python is not None else None)

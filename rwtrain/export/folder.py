@@ -77,16 +77,10 @@ def write_processor(folder: Path, config: RefinedWebConfig, tokenizer: Path, *, 
         "image_processor": image_processor,
         "image_seq_length": config.image_seq_length,
         "entity_dim": config.entity_dim,
-        "link_left_context": bool(linking.get("left_context", True)),
-        "link_min_score": float(linking.get("min_score", 0.0)),
+        "link_left_context": linking["left_context"],
+        "link_min_score": linking["min_score"],
     }
     write_json(folder / "processor_config.json", settings)
-
-
-def linking_settings(data: ShardDataset | None) -> dict[str, Any]:
-    """How the mentions of a dataset were found, from its manifest; empty if it does not say."""
-    plan = data.manifest["provenance"].get("plan", {}) if data is not None else {}
-    return plan.get("link") or {}
 
 
 def copy_linker(source: Path, folder: Path, config: RefinedWebConfig, data: ShardDataset | None) -> None:

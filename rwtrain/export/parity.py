@@ -51,8 +51,8 @@ class TrainerReference:
         linking: `left_context` and `min_score` that the training data was linked with.
     """
 
-    def __init__(self, model: RefinedWebForPreTraining, tokenizer: Tokenizer, *, linker: Any = None, linking: dict[str, Any] | None = None) -> None:
-        self.model, self.tokenizer, self.linker, self.linking = model.eval(), tokenizer, linker, linking or {}
+    def __init__(self, model: RefinedWebForPreTraining, tokenizer: Tokenizer, *, linker: Any, linking: dict[str, Any]) -> None:
+        self.model, self.tokenizer, self.linker, self.linking = model.eval(), tokenizer, linker, linking
         self.prefix = model.config.image_seq_length if model.config.vision_config is not None else 0
         self.max_tokens = max(2, min(MAX_TOKENS, model.config.max_position_embeddings - self.prefix))
 

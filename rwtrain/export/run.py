@@ -65,6 +65,22 @@ class TrainedRun:
         data = self.settings.get("data", {})
         return {name: ShardDataset(data[name]) for name in ("text", "images") if data.get(name) and (Path(data[name]) / "manifest.json").is_file()}
 
+    @cached_property
+    def corpus(self) -> dict[str, Any]:
+        """The manifest of the prepared corpus that the text shards belong to (PREP/shards/text/train → PREP/manifest.json); empty without one."""
+        if "text" not in self.datasets:
+            return {}
+        try:
+            manifest = json.loads((self.datasets["text"].folder.resolve().parents[2] / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, IndexError):
+            return {}
+        return manifest if isinstance(manifest, dict) and "plan" in manifest else {}
+
+    @property
+    def linking(self) -> dict[str, Any]:
+        """How the mentions of the training data were found: `left_context` and `min_score`; the defaults of `rwtrain prep` if nothing says so."""
+        return {"left_context": True, "min_score": 0.0} | (self.corpus.get("plan", {}).get("link") or {})
+
     def state(self) -> dict[str, torch.Tensor]:
         """All parameters in float32 by name."""
         return consolidated_state(self.checkpoint)

@@ -1,0 +1,166 @@
+"""Exports are loaded, by the auto classes, in a process of their own and compared with the training class."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import rwtrain.export.export as export_module
+from rwtrain.cli import main
+from rwtrain.errors import ConfigError, DataError, RWTrainError
+from rwtrain.evaluate.model import open_model
+from rwtrain.export.export import export_run
+from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
+from tests.rwtrain.export.random_run import make_run
+
+CLEAN_PYTHON = Path(__file__).parents[3] / ".venv-clean" / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, train_settings: dict) -> tuple[Path, RefinedWebForPreTraining]:
+    folder = tmp_path_factory.mktemp("export") / "run"
+    return folder, make_run(folder, train_settings)
+
+
+@pytest.fixture(scope="module")
+def exported(run: tuple[Path, RefinedWebForPreTraining], linker_folder: Path) -> Path:
+    """An export of everything, made with the command line."""
+    out = run[0] / "exported"
+    python = ["--parity-python", str(CLEAN_PYTHON)] if CLEAN_PYTHON.exists() else []
+    assert (
+        main(["export", str(run[0]), "--out", str(out), "--linker", str(linker_folder), "--max-shard-size", "60KB", "--licence", "cc-by-sa-4.0", *python]) == 0
+    )
+    return out
+
+
+def test_parity_report(exported: Path) -> None:
+    report = json.loads((exported / "parity.json").read_text())
+    kinds = {"text_logits", "text_embeddings", "image_logits", "image_embeddings", "entity_logits", "linked_logits", "linked_embeddings"}
+    assert kinds | {"text_cache", "image_cache", "linked_cache"} == set(report["differences"])
+    assert report["max_abs_diff"] == max(report["differences"].values()) < 1e-3
+    assert report["problems"] == []
+    assert report["loaded"] == []
+    assert set(report["generated"]) == {"text", "image", "linked"}
+    if CLEAN_PYTHON.exists():
+        assert report["isolated"]
+        assert report["importable"] == []
+
+
+def test_weights_are_the_trained_ones_and_tied_ones_come_once(exported: Path, run: tuple[Path, RefinedWebForPreTraining]) -> None:
+    index = json.loads((exported / "model.safetensors.index.json").read_text())
+    assert "lm_head.weight" not in index["weight_map"]
+    assert max(path.stat().st_size for path in exported.glob("model-*.safetensors")) < 62_000 + 600 * 48 * 4
+    loaded = open_model(exported, device="cpu").model.state_dict()
+    for name, tensor in run[1].state_dict().items():
+        assert torch.equal(loaded[name], tensor), name
+
+
+def test_folder_is_complete(exported: Path) -> None:
+    names = {path.name for path in exported.iterdir()}
+    assert names >= {
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "processor_config.json",
+        "README.md",
+        "parity.json",
+        "linker",
+    }
+    config = json.loads((exported / "config.json").read_text())
+    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoProcessor"}
+    assert config["architectures"] == ["RefinedWebForCausalLM"]
+    assert not [path for path in exported.parent.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_model_card(exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    assert card.startswith("---\nlicense: cc-by-sa-4.0\n")
+    assert "| loss/total | 3.25 |" in card  # of the checkpoint's step, not the last line
+    assert "400 documents" in card
+    assert str(exported.parent) not in card
+
+
+def test_export_again_replaces(exported: Path, run: tuple[Path, RefinedWebForPreTraining], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for dtype, width in (("float32", 4), ("bfloat16", 2)):
+        export_run(run[0], out, dtype=dtype, parity=dtype == "bfloat16")
+        assert json.loads((out / "config.json").read_text())["dtype"] == dtype
+        assert (out / "model.safetensors").stat().st_size == pytest.approx(sum(p.numel() for p in run[1].parameters()) * width, rel=0.2)
+
+
+def test_other_folders_are_not_overwritten(run: tuple[Path, RefinedWebForPreTraining], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="no earlier export"):
+        export_run(run[0], tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("damage", ["changed weight", "missing weight", "changed code"])
+def test_an_export_that_differs_is_not_kept(damage: str, run: tuple[Path, RefinedWebForPreTraining], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(folder: Path, *arguments: Any, **options: Any) -> dict:
+        if damage == "changed code":
+            path = folder / "modeling_refinedweb.py"
+            path.write_text(path.read_text().replace("(1 - gate_BMD)", "(2 - gate_BMD)"))
+        else:
+            weights = load_file(folder / "model.safetensors")
+            name = "model.layers.1.mlp.up_proj.weight"
+            if damage == "changed weight":
+                weights[name][0, 0] += 0.5
+            else:
+                del weights[name]
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return original(folder, *arguments, **options)
+
+    original = export_module.run_parity
+    monkeypatch.setattr(export_module, "run_parity", spoil)
+    with pytest.raises(RWTrainError, match="missing_keys" if damage == "missing weight" else "differs by"):
+        export_run(run[0], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interpreter_that_has_rwtrain_proves_nothing(run: tuple[Path, RefinedWebForPreTraining], tmp_path: Path) -> None:
+    import sys
+
+    with pytest.raises(RWTrainError, match="can import rwtrain"):
+        export_run(run[0], tmp_path / "out", parity_python=sys.executable)
+
+
+def test_interpreter_that_does_not_exist(run: tuple[Path, RefinedWebForPreTraining], tmp_path: Path) -> None:
+    with pytest.raises(RWTrainError, match="--parity-python"):
+        export_run(run[0], tmp_path / "out", parity_python=tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"tie_word_embeddings": False, "norm_position": "post", "norm_type": "layer_norm"},
+        {"entity_dim": 0, "gate_layers": [], "vision_config": None, "image_seq_length": 0, "qk_norm": True, "attention_bias": True},
+    ],
+    ids=["untied post-norm", "text only"],
+)
+def test_other_models(shape: dict, train_settings: dict, tmp_path: Path) -> None:
+    model = make_run(tmp_path / "run", train_settings, **shape)
+    report = export_run(tmp_path / "run", tmp_path / "out")
+    assert report["parity"]["max_abs_diff"] < 1e-3
+    assert ("image_logits" in report["parity"]["differences"]) == (model.config.vision_config is not None)
+    assert report["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_checkpoint_of_another_model(run: tuple[Path, RefinedWebForPreTraining], tmp_path: Path) -> None:
+    folder = shutil.copytree(run[0], tmp_path / "run", ignore=shutil.ignore_patterns("exported"))
+    config = json.loads((folder / "model" / "config.json").read_text())
+    (folder / "model" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
+    with pytest.raises(DataError, match="do not fit"):
+        export_run(folder, tmp_path / "out")
+
+
+def test_linker_of_other_entities(run: tuple[Path, RefinedWebForPreTraining], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not an entity linker"):
+        export_run(run[0], tmp_path / "out", linker=run[0] / "tokenizer")

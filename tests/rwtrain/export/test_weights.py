@@ -1,0 +1,50 @@
+"""Sharded weights: sizes, index, and what other readers see."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from rwtrain.errors import ConfigError
+from rwtrain.export.weights import parse_size, plan_shards, write_weights
+
+STATE = {f"layer.{index}": torch.arange(100, dtype=torch.float32) + index for index in range(7)}
+
+
+@pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("500 MB", 5 * 10**8), ("2GiB", 2**31), ("1.5kb", 1500), ("1000", 1000)])
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "5 bananas"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a size"):
+        parse_size(text)
+
+
+def test_plan_never_exceeds_the_limit_except_for_one_large_tensor() -> None:
+    assert plan_shards({"a": 4, "b": 4, "c": 20, "d": 2, "e": 8}, 10) == [["a", "b"], ["c"], ["d", "e"]]
+
+
+def test_shards_and_index(tmp_path: Path) -> None:
+    shapes = {name: tensor.shape for name, tensor in STATE.items()}
+    assert write_weights(tmp_path, shapes, STATE.__getitem__, dtype=torch.float32, max_shard_bytes=1000) == 700
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 2800
+    assert sorted(set(index["weight_map"].values())) == [f"model-0000{number}-of-00004.safetensors" for number in range(1, 5)]
+    for name, file in index["weight_map"].items():
+        with safe_open(tmp_path / file, framework="pt") as shard:
+            assert torch.equal(shard.get_tensor(name), STATE[name])
+            assert shard.metadata() == {"format": "pt"}
+
+
+def test_one_file_without_an_index_in_bfloat16(tmp_path: Path) -> None:
+    write_weights(tmp_path, {"layer.3": (100,)}, STATE.__getitem__, dtype=torch.bfloat16, max_shard_bytes=1000)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as shard:
+        assert torch.equal(shard.get_tensor("layer.3"), STATE["layer.3"].bfloat16())
