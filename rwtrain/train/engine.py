@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
 
 from rwtrain.config.schema import OptimizerConfig
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
@@ -45,21 +47,76 @@ def build_engine(
         ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
     holder = HfDeepSpeedConfig(deepspeed_config)  # must stay alive while the model is built
-    torch.manual_seed(seed)
     model = RefinedWebForPreTraining._from_config(model_config)
+    initialize_weights(model, seed=seed, partitioned=holder.is_zero3())
     del holder
     if activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(
         parameter_groups(model, optimizer_config.weight_decay),
-        lr=optimizer_config.learning_rate,
+        lr=0.0,  # set by `start_schedule`: DeepSpeed may take an empty step before
         betas=(optimizer_config.beta1, optimizer_config.beta2),
         eps=optimizer_config.epsilon,
     )
-    schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, optimizer_config))
+
+    def start_schedule(basic_optimizer: torch.optim.Optimizer) -> LambdaLR:
+        for state in basic_optimizer.state.values():
+            state["step"].zero_()  # ZeRO stage 0 counts its empty step, which would change the first updates
+        for group in basic_optimizer.param_groups:
+            group["lr"] = optimizer_config.learning_rate
+        return LambdaLR(basic_optimizer, lambda step: learning_rate_factor(step, steps, optimizer_config))
+
     with contextlib.redirect_stdout(None):
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=deepspeed_config)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=start_schedule, config=deepspeed_config)
     return engine
+
+
+def initialize_weights(model: PreTrainedModel, *, seed: int, partitioned: bool) -> None:
+    """Draw the initial weights anew, so that they depend on `seed` alone: not on ZeRO stage, precision or number of ranks.
+
+    transformers walks the modules in another way with ZeRO-3 than without, and skips some of a custom model's.
+
+    Args:
+        partitioned: the parameters are ZeRO-3 shards, to be gathered module by module.
+    """
+    import deepspeed
+    from transformers.initialization import guard_torch_init_functions
+
+    def visit(module: torch.nn.Module, owner: PreTrainedModel) -> None:
+        for child in module.children():
+            visit(child, child if isinstance(child, PreTrainedModel) else owner)
+        parameters = [parameter for part in (module, *module.children()) for parameter in part.parameters(recurse=False)]
+        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=partitioned and bool(parameters)):
+            if not partitioned or deepspeed.comm.get_rank() == 0:
+                owner._init_weights(module)
+
+    torch.manual_seed(seed)
+    with torch.no_grad(), guard_torch_init_functions(), _draw_in_float32():
+        visit(model, model)
+
+
+@contextlib.contextmanager
+def _draw_in_float32() -> Iterator[None]:
+    """Torch draws other numbers for other precisions; here every precision gets float32's, rounded."""
+    from transformers import initialization
+
+    functions = initialization.TORCH_INIT_FUNCTIONS
+    original = dict(functions)
+
+    def widened(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def drawn(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if tensor.dtype == torch.float32:
+                return draw(tensor, *args, **kwargs)
+            with torch.no_grad():
+                return tensor.copy_(draw(tensor.float(), *args, **kwargs))
+
+        return drawn
+
+    try:
+        functions.update({name: widened(draw) for name, draw in original.items()})
+        yield
+    finally:
+        functions.update(original)
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

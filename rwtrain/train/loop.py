@@ -100,17 +100,19 @@ class Trainer:
         total = sum(weight * value for weight, value in zip(self.task.weights, means, strict=True))
         if not torch.isfinite(sums).all():
             raise RWTrainError(
-                f"Step {self.step}: the loss is not finite ({dict(zip(LOSSES, means, strict=True))}). Lower optimizer.learning_rate, or use the bf16 or fp32 overlay."
+                f"Step {self.step}: the loss is not finite ({dict(zip(LOSSES, means, strict=True))}). "
+                "Lower optimizer.learning_rate, or use the bf16 or fp32 overlay."
             )
         line: dict[str, Any] = {"step": self.step, "loss/total": total}
         line |= {f"loss/{name}": value for name, value, weight in zip(LOSSES, means, self.task.weights, strict=True) if weight and counts[LOSSES.index(name)]}
         line |= {
             "learning_rate": self.engine.get_lr()[0],
-            "grad_norm": float(self.engine.get_global_grad_norm() or 0.0),
             "tokens_per_s": self.tokens_per_step / seconds,
             "step_s": seconds,
             "data_stall": waited_s / seconds,
         }
+        if (grad_norm := self.engine.get_global_grad_norm()) is not None:  # plain fp32 without ZeRO has none
+            line["grad_norm"] = float(grad_norm)
         line |= {f"inverse_temperature/{name}": float(value) for name, value in output.scales.items()}
         if output.gate_openness is not None:
             layers = self.engine.module.config.gate_layers

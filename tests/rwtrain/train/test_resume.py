@@ -1,0 +1,149 @@
+"""Real processes, real kills: what a run computes does not depend on how it was started, split or interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rwtrain.errors import DataError
+from rwtrain.train import checkpoint
+from rwtrain.train.loop import EXIT_STOPPED
+
+
+def command(folder: Path, settings: dict, *, processes: int, **changes: object) -> list[str]:
+    path = folder.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump({**settings, "run": str(folder), **changes}))
+    return [sys.executable, "-m", "rwtrain.cli", "train", str(path), "--processes", str(processes)]
+
+
+def train(folder: Path, settings: dict, *, processes: int = 2, **changes: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(folder, settings, processes=processes, **changes), capture_output=True, text=True, timeout=240)
+
+
+def losses(folder: Path, process: int = 0) -> dict[int, dict[str, float]]:
+    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: {key: value for key, value in line.items() if key.startswith("loss/")} for line in lines if line["process"] == process}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, train_settings: dict) -> Path:
+    """An uninterrupted run of 10 steps: 2 ranks, ZeRO-3, bf16."""
+    folder = tmp_path_factory.mktemp("runs") / "reference"
+    done = train(folder, train_settings, steps=10)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_every_loss_is_reported_and_finite(reference: Path) -> None:
+    first = losses(reference)[1]
+    expected = {"total", "language_modelling", "masked_modelling", "captioning", "text_contrast", "image_contrast", "entity_alignment"}
+    assert {name.removeprefix("loss/") for name in first} == expected
+    assert all(0 < value < 100 for value in first.values())
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_zero_stages_agree_within_bf16(tmp_path: Path, train_settings: dict, reference: Path, stage: int) -> None:
+    folder = tmp_path / f"zero{stage}"
+    done = train(folder, train_settings, steps=10, engine={"overlays": [f"zero{stage}", "bf16"]})
+    assert done.returncode == 0, done.stderr[-3000:]
+    compare(losses(folder), losses(reference), relative=2e-2)
+
+
+def test_one_rank_agrees_with_two(tmp_path: Path, train_settings: dict, reference: Path) -> None:
+    folder = tmp_path / "one"
+    done = train(folder, train_settings, processes=1, steps=10)
+    assert done.returncode == 0, done.stderr[-3000:]
+    compare(losses(folder), losses(reference), relative=2e-2)
+
+
+def compare(found: dict[int, dict[str, float]], expected: dict[int, dict[str, float]], *, relative: float) -> None:
+    assert found.keys() == expected.keys()
+    for step, values in expected.items():
+        assert found[step] == pytest.approx(values, rel=relative), f"step {step}"
+
+
+def test_killed_run_resumes_bit_for_bit(tmp_path: Path, train_settings: dict, reference: Path) -> None:
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(command(folder, train_settings, processes=2, steps=10), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_step(folder, 5)
+    os.kill(rank_process(process.pid, rank=1), signal.SIGKILL)
+    assert process.wait(timeout=60) == 128 + signal.SIGKILL
+    reached = max(losses(folder))
+    if reached < 10:
+        assert checkpoint.resolve(folder).name == checkpoint.checkpoint_name(reached - reached % 3)
+        done = train(folder, train_settings, steps=10)
+        assert done.returncode == 0, done.stderr[-3000:]
+        resumed = losses(folder, process=1)
+        assert min(resumed) == reached - reached % 3 + 1
+        assert resumed == {step: values for step, values in losses(reference).items() if step in resumed}
+    before = losses(folder)
+    assert before == {step: values for step, values in losses(reference).items() if step in before}
+
+
+def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(tmp_path: Path, train_settings: dict) -> None:
+    folder = tmp_path / "stopped"
+    process = subprocess.Popen(command(folder, train_settings, processes=2, steps=500), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_step(folder, 2)
+    os.kill(rank_process(process.pid, rank=1), signal.SIGUSR1)
+    assert process.wait(timeout=60) == EXIT_STOPPED
+    assert checkpoint.resolve(folder).name == checkpoint.checkpoint_name(max(losses(folder)))
+
+
+def wait_for_step(folder: Path, step: int, timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if (folder / "metrics.jsonl").is_file() and max(losses(folder), default=0) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached in {timeout_s} s")
+
+
+def rank_process(launcher: int, *, rank: int) -> int:
+    for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return int(pid)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def test_another_world_size_is_refused_by_name(train_settings: dict, reference: Path) -> None:
+    done = train(reference, train_settings, processes=1, steps=12)
+    assert done.returncode != 0
+    assert "written by 2 ranks, this job has 1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_named(tmp_path: Path, reference: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(reference, copy)
+    damaged = next((copy / "checkpoints").glob("step-*10/state/*optim_states.pt"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(DataError, match=damaged.name):
+        checkpoint.resolve(copy)
+
+
+def test_consolidated_state_has_every_parameter(reference: Path) -> None:
+    from rwtrain.model.configuration_refinedweb import RefinedWebConfig
+    from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
+
+    state = checkpoint.consolidated_state(checkpoint.resolve(reference))
+    model = RefinedWebForPreTraining._from_config(RefinedWebConfig.from_pretrained(reference / "model"))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert set(missing) <= {"lm_head.weight"}
+
+
+def test_checkpoints_are_pruned_to_the_newest(reference: Path) -> None:
+    names = sorted(path.name for path in (reference / "checkpoints").iterdir())
+    assert names == ["latest", "step-00000006", "step-00000009", "step-00000010"]
