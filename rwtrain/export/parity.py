@@ -27,6 +27,7 @@ TOLERANCE = 1e-3
 MAX_TOKENS = 48
 NEW_TOKENS = 16
 TIMEOUT_S = 1800
+NAMES_TRIED = 1000
 TEXTS = ("Anarchism is a political philosophy that", "A photo of a shoe.", *PROBE_TEXTS)
 LINKED_TEXT = "{} and {} were mentioned together, {} said."
 
@@ -122,9 +123,9 @@ def write_request(request: Path, folder: Path, reference: TrainerReference, *, i
         segment.mentions.append((np.array(positions), arrays["entity_vectors"]))
         arrays["entity_logits"] = reference.read([segment])[0]
     if reference.linker is not None:
-        labels = [reference.linker.label(row) for row in range(6)]
-        linked = [LINKED_TEXT.format(*labels[:3]), LINKED_TEXT.format(*labels[3:])]
-        arrays["linked_logits"] = reference.read([reference.segment(text, link=True) for text in linked])[0]
+        linked = linked_texts(reference)
+        segments = [reference.segment(text, link=True) for text in linked]
+        arrays["linked_logits"] = reference.read(segments)[0]
         arrays["linked_embeddings"] = reference.read([reference.segment(text, link=True, embed=True) for text in linked])[1]
     images: list[str] = []
     if reference.prefix:
@@ -145,6 +146,23 @@ def write_request(request: Path, folder: Path, reference: TrainerReference, *, i
         "new_tokens": NEW_TOKENS,
     }
     (request / "request.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def linked_texts(reference: TrainerReference) -> list[str]:
+    """Two texts whose names the linker links.
+
+    Raises:
+        RWTrainError: the linker links none of its own first names.
+    """
+    names: list[str] = []
+    for row in range(min(reference.linker.entities, NAMES_TRIED)):
+        name = reference.linker.label(row)
+        if len(names) < 6 and reference.segment(name, link=True).mentions:
+            names.append(name)
+    if not names:
+        raise RWTrainError(f"The entity linker links none of the names of its first {NAMES_TRIED} entities. Build it again with `rwtrain kg linker`.")
+    names = (names * 6)[:6]
+    return [LINKED_TEXT.format(*names[:3]), LINKED_TEXT.format(*names[3:])]
 
 
 def _write_images(request: Path, count: int) -> list[str]:

@@ -15,14 +15,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-FOREIGN = ("rwtrain", "data_prep", "deepspeed", "sentencepiece")
+OURS = ("rwtrain", "data_prep")
 
 
 class _Block:
     """Makes the trainer's packages look absent in an environment that has them."""
 
     def find_spec(self, name: str, *_: Any) -> None:
-        if name.split(".")[0] in FOREIGN:
+        if name.split(".")[0] in OURS:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
@@ -133,7 +133,10 @@ def main() -> int:
     request = Path(sys.argv[1])
     started = time.monotonic()
     settings = json.loads((request / "request.json").read_text(encoding="utf-8"))
-    importable = [name for name in FOREIGN if importlib.util.find_spec(name) is not None]
+    importable = [name for name in OURS if importlib.util.find_spec(name) is not None]
+    if settings["isolated"] and importable:
+        (request / "report.json").write_text(json.dumps({"importable": importable}), encoding="utf-8")
+        return 0
     if not settings["isolated"]:
         sys.meta_path.insert(0, _Block())
     probe = Probe(request)
@@ -146,7 +149,7 @@ def main() -> int:
         "differences": probe.differences,
         "generated": probe.generated,
         "importable": importable,
-        "loaded": sorted(name for name in FOREIGN if name in sys.modules),
+        "loaded": [name for name in (*OURS, "deepspeed", "sentencepiece") if name in sys.modules],
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "transformers": transformers.__version__,
