@@ -241,9 +241,17 @@ class ShardDataset:
         if not path.is_file():
             raise DataError(path, "the shard is missing", "Copy it again, or write the dataset again with `rwtrain prep`")
         if path.stat().st_size != entry["bytes"]:
-            raise DataError(path, f"{path.stat().st_size} bytes, the manifest says {entry['bytes']}", "The file is truncated or was changed: copy it again, or write the dataset again with `rwtrain prep`")
+            raise DataError(
+                path,
+                f"{path.stat().st_size} bytes, the manifest says {entry['bytes']}",
+                "The file is truncated or was changed: copy it again, or write the dataset again with `rwtrain prep`",
+            )
         if verify and (found := content_hash(path)) != entry["hash"]:
-            raise DataError(path, f"checksum {found}, the manifest says {entry['hash']}", "The file is corrupt: copy it again, or write the dataset again with `rwtrain prep`")
+            raise DataError(
+                path,
+                f"checksum {found}, the manifest says {entry['hash']}",
+                "The file is corrupt: copy it again, or write the dataset again with `rwtrain prep`",
+            )
 
     def __len__(self) -> int:
         return int(self.shard_starts[-1])

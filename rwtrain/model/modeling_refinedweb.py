@@ -179,12 +179,16 @@ class RefinedWebDecoderLayer(GradientCheckpointingLayer):
         return hidden_BSD + self.mlp(self.post_attention_layernorm(hidden_BSD))
 
 
+class RefinedWebGateLinear(nn.Linear):
+    """W_g[h; k] + b_g; a class of its own so that its bias starts at `gate_bias_init`."""
+
+
 class RefinedWebEntityGate(nn.Module):
     """g = σ(W_g[h_t; k_t] + b_g); h'_t = g ⊙ h_t + (1 − g) ⊙ k_t, at the tokens that carry an entity."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(2 * hidden_size, hidden_size)
+        self.gate = RefinedWebGateLinear(2 * hidden_size, hidden_size)
 
     def forward(self, hidden_BSD: torch.Tensor, entity_BMD: torch.Tensor, positions_BM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the hidden states with entities mixed in, and the gates [B, M, D]; slots with position −1 change nothing."""
@@ -232,8 +236,8 @@ class RefinedWebPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, RefinedWebEntityGate):
-            init.constant_(module.gate.bias, self.config.gate_bias_init)
+        if isinstance(module, RefinedWebGateLinear):
+            init.constant_(module.bias, self.config.gate_bias_init)
 
 
 def unit_rms(vectors: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +38,9 @@ def build_engine(
         steps: optimiser steps of the whole run, the length of the schedule.
         seed: of the weights; the same on every rank, so that they agree at any world size.
     """
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*is deprecated", category=FutureWarning)  # inside DeepSpeed, at every step
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
     from transformers.integrations import HfDeepSpeedConfig
 
