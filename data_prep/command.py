@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from data_prep.inspection import inspect
-from data_prep.pipeline import Preparation, dry_run
+from data_prep.jobs import dry_run
+from data_prep.pipeline import Preparation
 from data_prep.plan import Plan
 from data_prep.summary import Summary
 from rwtrain.config.load import load_config
@@ -52,12 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workers is not None and arguments.workers < 1:
         raise ConfigError(f"--workers {arguments.workers}: give at least 1.")
     plan = load_config(Plan, arguments.plan, arguments.overrides)
-    preparation = Preparation(plan, arguments.out, workers=arguments.workers, quiet=arguments.quiet)
     if arguments.dry_run:
-        print(dry_run(preparation))
+        print(dry_run(plan, Path(arguments.out)))
         return 0
     begin = time.perf_counter()
-    summary = preparation.run()
+    summary = Preparation(plan, arguments.out, workers=arguments.workers, quiet=arguments.quiet).run()
     print(describe(summary, Path(arguments.out), time.perf_counter() - begin))
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import xxhash
 
 LARGEST = 1 << 64
@@ -20,3 +22,12 @@ def unit_interval(text: str, seed: int = 0) -> float:
 def hash128_hex(data: bytes | str) -> str:
     """XXH3-128 in hex."""
     return xxhash.xxh3_128_hexdigest(data.encode() if isinstance(data, str) else data)
+
+
+def hash64_of(parts: Iterable[bytes]) -> int:
+    """XXH3-64 of several byte strings and their lengths."""
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.intdigest()

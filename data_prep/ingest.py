@@ -12,16 +12,25 @@ from typing import Any
 import numpy as np
 
 from data_prep.dedup.minhash import band_hashes
+from data_prep.dedup.sorted_hashes import write_sorted
 from data_prep.extraction import Extract
+from data_prep.filters.c4 import C4
+from data_prep.filters.decontaminate import Decontaminate
+from data_prep.filters.fineweb import FineWeb
+from data_prep.filters.images import Images
+from data_prep.filters.lines import Lines
 from data_prep.filters.quality import Quality
 from data_prep.filters.repetition import Repetition
-from data_prep.hashing import hash64
+from data_prep.filters.unicode import Unicode
+from data_prep.filters.url import Url
+from data_prep.hashing import hash64, hash64_of
 from data_prep.language import Language
-from data_prep.plan import DedupNode, IdxSource, Plan, Source
+from data_prep.plan import PICTURE_KINDS, DedupNode, IdxSource, Plan, Source
+from data_prep.privacy import Privacy
 from data_prep.records import Bad, Record, Removed, write_records
 from data_prep.sources import Span, read
 from data_prep.words import words_of
-from rwtrain.files import atomic_path, content_hash
+from rwtrain.files import content_hash
 
 BATCH = 128
 SAMPLES_PER_REASON = 2
@@ -58,26 +67,39 @@ class StageCount:
 
 
 def stages_for(plan: Plan, source: Source) -> list[tuple[str, StageFunction]]:
-    """The stages that a source's documents pass, in order; captioned images pass none."""
+    """The stages that a source's documents pass, in order; class-labelled images pass none."""
     if isinstance(source, IdxSource):
         return []
-    stages: list[tuple[str, StageFunction]] = [("extract", Extract(plan.extract))]
-    if plan.language.enabled and "language" not in source.skip:
-        stages.append(("language", Language(plan.language)))
-    if plan.repetition.enabled and "repetition" not in source.skip:
-        stages.append(("repetition", Repetition(plan.repetition)))
-    if plan.quality.enabled and "quality" not in source.skip:
-        stages.append(("quality", Quality(plan.quality)))
-    return stages
+    is_picture = source.kind in PICTURE_KINDS
+    candidates: list[tuple[str, bool, Callable[[], StageFunction]]] = [
+        ("url", plan.url.enabled and source.kind in ("warc", "wet", "warc_images"), lambda: Url(plan.url)),
+        ("extract", not is_picture, lambda: Extract(plan.extract)),
+        ("unicode", plan.unicode.enabled, lambda: Unicode(plan.unicode)),
+        ("language", plan.language.enabled and not is_picture, lambda: Language(plan.language)),
+        ("repetition", plan.repetition.enabled and not is_picture, lambda: Repetition(plan.repetition)),
+        ("quality", plan.quality.enabled and not is_picture, lambda: Quality(plan.quality)),
+        ("c4", plan.c4.enabled and not is_picture, lambda: C4(plan.c4)),
+        ("fineweb", plan.fineweb.enabled and not is_picture, lambda: FineWeb(plan.fineweb)),
+        ("lines", plan.lines.enabled and not is_picture, lambda: Lines(plan.lines)),
+        ("privacy", plan.privacy.enabled, lambda: Privacy(plan.privacy)),
+        ("decontaminate", bool(plan.decontaminate.paths), lambda: Decontaminate(plan.decontaminate)),
+        ("images", is_picture, lambda: Images(plan.images)),
+    ]
+    return [(name, make()) for name, applies, make in candidates if applies and name not in source.skip]
+
+
+STAGE_ORDER = ("read", "url", "extract", "unicode", "language", "repetition", "quality", "c4", "fineweb", "lines", "privacy", "decontaminate", "images")
 
 
 def is_deduplicated(plan: Plan, source: Source) -> bool:
     """Whether a source's documents take part in deduplication."""
-    return not isinstance(source, IdxSource) and "dedup" not in source.skip and (plan.dedup.exact or plan.dedup.fuzzy)
+    if isinstance(source, IdxSource) or "dedup" in source.skip:
+        return False
+    return plan.dedup.images if source.kind in PICTURE_KINDS else plan.dedup.exact or plan.dedup.fuzzy
 
 
 def ingest(arguments: tuple[Plan, Source, Span], prefix: Path) -> dict[str, Any]:
-    """Do one unit: `prefix.parquet` holds its documents, `prefix.npy` their signatures."""
+    """Do one unit: `prefix.parquet` holds its documents, `prefix.values.npy` and `prefix.order.npy` their signatures."""
     plan, source, span = arguments
     run = _Ingest(stages_for(plan, source))
     signatures: list[np.ndarray] = []
@@ -91,10 +113,10 @@ def ingest(arguments: tuple[Plan, Source, Span], prefix: Path) -> dict[str, Any]
 
     output = prefix.with_name(f"{prefix.name}.parquet")
     rows = write_records(output, batches())
-    with atomic_path(prefix.with_name(f"{prefix.name}.npy")) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, np.ascontiguousarray(np.stack(signatures).T) if signatures else np.zeros((1 + plan.dedup.bands, 0), np.uint64))
+    write_sorted(prefix, np.stack(signatures).T if signatures else np.zeros((1 + plan.dedup.bands, 0), np.uint64))
     return {
         "documents": rows,
+        "characters": run.counts[run.last].characters,
         "hash": content_hash(output),
         "stages": {name: count.as_json() for name, count in run.counts.items()},
         "quarantine": [[bad.file, bad.record, bad.reason] for bad in run.bad],
@@ -102,9 +124,9 @@ def ingest(arguments: tuple[Plan, Source, Span], prefix: Path) -> dict[str, Any]
 
 
 def signature(record: Record, config: DedupNode) -> np.ndarray:
-    """Hash of the text, then one hash per MinHash band, [1 + bands] uint64."""
-    exact = np.array([hash64(record.text)], np.uint64)
-    if not config.fuzzy:
+    """Hash of text and images, then one hash per MinHash band, [1 + bands] uint64; images have no bands."""
+    exact = np.array([hash64(record.text) if not record.images else hash64_of([record.text.encode(), *record.images])], np.uint64)
+    if not config.fuzzy or record.images:
         return np.concatenate([exact, np.zeros(config.bands, np.uint64)])
     return np.concatenate([exact, band_hashes(words_of(record), ngram=config.ngram, bands=config.bands, rows=config.rows)])
 
@@ -127,6 +149,7 @@ class _Ingest:
         self.stages = stages
         self.counts: dict[str, StageCount] = {"read": StageCount()} | {name: StageCount() for name, _ in stages}
         self.bad: list[Bad] = []
+        self.last = list(self.counts)[-1]
 
     def timed(self, stage: str) -> _Timer:
         return _Timer(self.counts.setdefault(stage, StageCount()))

@@ -1,60 +1,48 @@
-"""The whole preparation: ingest, deduplicate, train a tokenizer, tokenise and link, write shards, report."""
+"""The whole preparation: ingest, deduplicate, cut repeats, train a tokenizer, tokenise and link, write shards, report."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data_prep import zeroshot
 from data_prep.assemble import Dataset, TokenisedUnit, write_datasets
-from data_prep.dedup.clusters import Signatures
+from data_prep.dedup.sorted_hashes import SortedHashes
 from data_prep.dedup.step import Duplicates, find_duplicates
-from data_prep.hashing import hash128_hex, unit_interval
-from data_prep.ingest import ingest, is_deduplicated, stages_for
+from data_prep.dedup.substring import Documents, cut_repeats, mask_hash
+from data_prep.ingest import ingest, is_deduplicated
+from data_prep.jobs import Job, make_jobs, refuse_empty
 from data_prep.linking import open_linker
-from data_prep.plan import IdxSource, Plan, Source
+from data_prep.plan import DedupNode, Plan
 from data_prep.pool import Pool, Unit
-from data_prep.records import read_records
 from data_prep.report import write_report
-from data_prep.sources import Span, spans
 from data_prep.summary import Summary, summarise
-from data_prep.tokenise import choose_split, tokenise
-from data_prep.tokenizer_training import train_tokenizer
+from data_prep.tokenise import tokenise
+from data_prep.tokenizer_step import make_tokenizer
 from data_prep.work import WorkFolder, code_hash, key_of
 from rwtrain.data.tokenizer import Tokenizer
-from rwtrain.errors import DataError
-from rwtrain.files import atomic_path, content_hash, write_json, write_text
+from rwtrain.files import content_hash, write_json, write_text
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One ingest unit: where it comes from and its unit of work."""
-
-    source: Source
-    span: Span
-    unit: Unit
-
-
-@dataclass(frozen=True, slots=True)
-class Ingested:
-    """A finished ingest unit with the documents that deduplication left.
+class Deduplicated:
+    """What deduplication and cutting left.
 
     Attributes:
-        job: the unit.
-        result: what `ingest` returned.
-        keep: which documents stay, [documents] bool; None for all.
+        documents: for every job, where its documents are now and which of them are left.
+        texts: outcome for the text documents, None if it is off.
+        pictures: outcome for the image–text pairs, None if it is off.
+        cuts: what cutting did to each text unit.
     """
 
-    job: Job
-    result: dict[str, Any]
-    keep: np.ndarray | None
+    documents: list[Documents]
+    texts: Duplicates | None
+    pictures: Duplicates | None
+    cuts: list[dict[str, Any]]
 
 
 class Preparation:
@@ -74,25 +62,6 @@ class Preparation:
         self.work = WorkFolder(self.out / "work")
         self.quiet = quiet
 
-    def jobs(self) -> list[Job]:
-        """Every ingest unit, in plan order.
-
-        Raises:
-            DataError: an input is missing or unreadable.
-        """
-        return [self._job(source, span) for source in self.plan.sources for span in spans(self.plan, source)]
-
-    def _job(self, source: Source, span: Span) -> Job:
-        plan = self.plan
-        inputs = [self.work.hash_of_input(path) for path in (span.path, *span.companions)]
-        settings = source.model_dump(mode="json", exclude={"paths", "files"})
-        if isinstance(source, IdxSource):
-            settings |= {"seed": plan.seed, "split": next(pair.split for pair in source.files if pair.images == span.path)}
-        else:
-            settings |= plan.model_dump(mode="json", include={"extract", "language", "repetition", "quality", "dedup"})
-        key = key_of("ingest", code_hash(), inputs, settings, span.label, span.path, span.start, span.stop)
-        return Job(source, span, Unit("ingest", key, span.weight, f"{span.path} [{span.start}:{span.stop}]", (plan, source, span)))
-
     def run(self) -> Summary:
         """Do everything; return the figures that the report shows.
 
@@ -100,122 +69,66 @@ class Preparation:
             DataError: an input is missing or unreadable, or no document survived.
             RWTrainError: another process works in the same folder.
         """
+        plan = self.plan
         with self.work.locked(), Pool(self.workers, self.work, quiet=self.quiet) as pool:
-            linker = open_linker(self.plan.link.store) if self.plan.link.store else None
-            jobs = self.jobs()
+            linker = open_linker(plan.link.store) if plan.link.store else None
+            store_hash = linker.store_hash if linker is not None else None
+            jobs = make_jobs(plan, self.work)
             results = pool.run(ingest, [job.unit for job in jobs], label="ingest")
             self._write_quarantine(results)
-            self._refuse_empty(jobs, results)
-            units, duplicates = self._deduplicated(jobs, results, pool)
-            tokenizer = self._tokenizer(units)
-            store_hash = linker.store_hash if linker is not None else None
-            tokenised = self._tokenised(units, tokenizer, store_hash, pool)
-            datasets = write_datasets(self.plan, self.out / "shards", tokenised, tokenizer, store_hash=store_hash, quiet=self.quiet)
-            zeroshot.write(self.plan, self.out / "eval")
-            summary = summarise(self.plan, [(unit.job.source, unit.result) for unit in units], duplicates, tokenised, datasets)
+            refuse_empty(plan, jobs, results, self.out / "quarantine.jsonl")
+            left = self._deduplicate(jobs, results, pool)
+            model = self.out / "tokenizer" / "tokenizer.model"
+            characters = sum(result["characters"] for result in results)
+            tokenizer = make_tokenizer(plan, model, left.documents, self.work, characters=characters, quiet=self.quiet)
+            tokenised = self._tokenise(jobs, left.documents, tokenizer, store_hash, pool)
+            datasets = write_datasets(plan, self.out / "shards", tokenised, tokenizer, store_hash=store_hash, quiet=self.quiet)
+            zeroshot.write(plan, self.out / "eval")
+            summary = summarise(jobs, results, left.texts, left.pictures, left.cuts, tokenised, datasets)
             self._write_manifest(jobs, tokenizer, store_hash, datasets)
-            write_report(self.out / "report.html", self.plan, summary, workers=self.workers)
+            write_report(self.out / "report.html", plan, summary, workers=self.workers)
             self.work.remove_unused()
         return summary
 
-    def _write_quarantine(self, results: list[dict[str, Any]]) -> None:
+    def _write_quarantine(self, results: Sequence[dict[str, Any]]) -> None:
         rows = [dict(zip(("file", "record", "reason"), bad, strict=True)) for result in results for bad in result["quarantine"]]
         write_text(self.out / "quarantine.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
-    def _refuse_empty(self, jobs: list[Job], results: list[dict[str, Any]]) -> None:
-        """Say which stage emptied the corpus, if no document of the text sources is left."""
-        texts = [(job, result) for job, result in zip(jobs, results, strict=True) if not isinstance(job.source, IdxSource)]
-        if not texts or any(result["documents"] for _, result in texts):
-            return
-        names = ["read", *dict.fromkeys(name for job, _ in texts for name, _ in stages_for(self.plan, job.source))]
-        counts = {name: sum(result["stages"].get(name, {}).get("documents", 0) for _, result in texts) for name in names}
-        bad = sum(len(result["quarantine"]) for _, result in texts)
-        where = ", ".join(dict.fromkeys(job.span.path for job, _ in texts))
-        if counts["read"] == 0:
-            raise DataError(
-                where,
-                f"no document could be read ({bad} records set aside)",
-                f"See {self.out / 'quarantine.jsonl'} for the reasons, and check the kind of source",
-            )
-        emptied = next(name for name in names if counts[name] == 0)
-        before = counts[names[names.index(emptied) - 1]]
-        raise DataError(
-            where,
-            f"no document is left of {counts['read']}: the stage `{emptied}` removed the last {before}",
-            f"Loosen `{emptied}` in the plan, or list it under `skip` of a source",
-        )
-
-    def _deduplicated(self, jobs: list[Job], results: list[dict[str, Any]], pool: Pool) -> tuple[list[Ingested], Duplicates | None]:
-        chosen = [number for number, job in enumerate(jobs) if is_deduplicated(self.plan, job.source)]
-        if not chosen:
-            return [Ingested(job, result, None) for job, result in zip(jobs, results, strict=True)], None
-        keys = [jobs[number].unit.key for number in chosen]
-        files = [Signatures(str(self.work.path("ingest", key, ".npy")), results[number]["documents"]) for key, number in zip(keys, chosen, strict=True)]
-        duplicates = find_duplicates(files, keys, self.plan.dedup, pool)
-        keep = dict(zip(chosen, duplicates.keep, strict=True))
-        return [Ingested(job, results[number], keep.get(number)) for number, job in enumerate(jobs)], duplicates
-
-    def _tokenizer(self, units: list[Ingested]) -> Tokenizer:
-        """The tokenizer of this corpus, at `tokenizer/tokenizer.model` in the output folder."""
-        target = self.out / "tokenizer" / "tokenizer.model"
-        config = self.plan.tokenizer
-        if config.model is not None:
-            Tokenizer(config.model)
-            with atomic_path(target) as temporary:
-                shutil.copyfile(config.model, temporary)
-            return Tokenizer(target)
-        settings = [config.model_dump(), self.plan.seed, self.plan.splits.model_dump()]
-        key = key_of("tokenizer", code_hash(), settings, [[unit.result["hash"], _mask_hash(unit.keep)] for unit in units])
-        trained = self.work.path("tokenizer", key, ".model")
-        if self.work.finished("tokenizer", key) is None:
-            if not self.quiet:
-                print(f"tokenizer : training {config.vocab_size} pieces", flush=True)
-            model = train_tokenizer(self._training_texts(units), vocab_size=config.vocab_size, character_coverage=config.character_coverage)
-            with atomic_path(trained) as temporary:
-                temporary.write_bytes(model)
-            self.work.finish("tokenizer", key, {})
-        with atomic_path(target) as temporary:
-            shutil.copyfile(trained, temporary)
-        return Tokenizer(target)
-
-    def _training_texts(self, units: list[Ingested]) -> Iterator[str]:
-        """Texts of the training split, each caption once; a hash of the id chooses them if there are too many."""
+    def _deduplicate(self, jobs: Sequence[Job], results: Sequence[dict[str, Any]], pool: Pool) -> Deduplicated:
         plan = self.plan
-        characters = sum(_last_characters(unit.result) for unit in units)
-        share = min(1.0, plan.tokenizer.train_characters / max(characters, 1))
-        captions: set[str] = set()
-        for unit in units:
-            position = 0
-            for batch in read_records(self.work.path("ingest", unit.job.unit.key, ".parquet")):
-                for record in batch:
-                    position += 1
-                    if unit.keep is not None and not unit.keep[position - 1]:
-                        continue
-                    if (record.split or choose_split(record.doc_id, plan.splits, seed=plan.seed)) != "train":
-                        continue
-                    if record.images:
-                        if record.text not in captions:
-                            captions.add(record.text)
-                            yield record.text
-                    elif unit_interval(record.doc_id, plan.seed + 1) < share:
-                        yield record.text
+        documents = [Documents(self.work.path("ingest", job.unit.key, ".parquet"), result["hash"], None) for job, result in zip(jobs, results, strict=True)]
+        chosen = [number for number, job in enumerate(jobs) if is_deduplicated(plan, job.source)]
+        outcomes: dict[bool, Duplicates | None] = {False: None, True: None}
+        for pictures, config in ((False, plan.dedup), (True, DedupNode(exact=True, fuzzy=False, bands=plan.dedup.bands))):
+            mine = [number for number in chosen if jobs[number].is_picture == pictures]
+            if not mine:
+                continue
+            keys = [jobs[number].unit.key for number in mine]
+            files = [SortedHashes(str(self.work.path("ingest", key, "")), results[number]["documents"]) for key, number in zip(keys, mine, strict=True)]
+            found = outcomes[pictures] = find_duplicates(files, keys, config, pool)
+            for number, keep in zip(mine, found.keep, strict=True):
+                documents[number] = Documents(documents[number].path, documents[number].hash, keep)
+        cuts: list[dict[str, Any]] = []
+        texts = [number for number, job in enumerate(jobs) if not job.is_picture and "substring" not in job.source.skip]
+        if plan.substring.enabled and texts:
+            shortened, cuts = cut_repeats([documents[number] for number in texts], plan.substring, pool)
+            for number, unit in zip(texts, shortened, strict=True):
+                documents[number] = unit
+        return Deduplicated(documents, outcomes[False], outcomes[True], cuts)
 
-    def _tokenised(self, units: list[Ingested], tokenizer: Tokenizer, store_hash: str | None, pool: Pool) -> list[TokenisedUnit]:
+    def _tokenise(self, jobs: Sequence[Job], documents: Sequence[Documents], tokenizer: Tokenizer, store_hash: str | None, pool: Pool) -> list[TokenisedUnit]:
         plan = self.plan
         settings = [plan.seed, plan.splits.model_dump(), plan.link.model_dump(exclude={"store"}), store_hash, tokenizer.hash]
-        work = []
-        for unit in units:
-            link = store_hash is not None and "link" not in unit.job.source.skip
-            key = key_of("tokenise", code_hash(), settings, link, unit.result["hash"], _mask_hash(unit.keep))
-            records = self.work.path("ingest", unit.job.unit.key, ".parquet")
-            arguments = (plan, str(records), unit.keep, str(tokenizer.path), link)
-            work.append(Unit("tokenise", key, records.stat().st_size, unit.job.unit.what, arguments))
-        results = pool.run(tokenise, work, label="tokenise")
-        kinds = ["images" if isinstance(unit.job.source, IdxSource) else "text" for unit in units]
-        paths = [self.work.path("tokenise", unit.key, ".parquet") for unit in work]
-        return [TokenisedUnit(kind, path, result) for kind, path, result in zip(kinds, paths, results, strict=True)]
+        units = []
+        for job, left in zip(jobs, documents, strict=True):
+            link = store_hash is not None and "link" not in job.source.skip
+            key = key_of("tokenise", code_hash(), settings, link, left.hash, mask_hash(left.keep))
+            units.append(Unit("tokenise", key, left.path.stat().st_size, job.unit.what, (plan, left, str(tokenizer.path), link)))
+        results = pool.run(tokenise, units, label="tokenise")
+        paths = [self.work.path("tokenise", unit.key, ".parquet") for unit in units]
+        return [TokenisedUnit("images" if job.is_picture else "text", path, result) for job, path, result in zip(jobs, paths, results, strict=True)]
 
-    def _write_manifest(self, jobs: list[Job], tokenizer: Tokenizer, store_hash: str | None, datasets: list[Dataset]) -> None:
+    def _write_manifest(self, jobs: Sequence[Job], tokenizer: Tokenizer, store_hash: str | None, datasets: list[Dataset]) -> None:
         files = dict.fromkeys(path for job in jobs for path in (job.span.path, *job.span.companions))
         write_json(
             self.out / "manifest.json",
@@ -230,26 +143,3 @@ class Preparation:
                 "plan": self.plan.model_dump(mode="json"),
             },
         )
-
-
-def _last_characters(result: dict[str, Any]) -> int:
-    stages = [stage for name, stage in result["stages"].items() if name != "dedup"]
-    return stages[-1]["characters"]
-
-
-def _mask_hash(keep: np.ndarray | None) -> str | None:
-    return None if keep is None else hash128_hex(keep.tobytes())
-
-
-def dry_run(preparation: Preparation) -> str:
-    """What a run would do: files, units, and how many of them are finished already."""
-    jobs = preparation.jobs()
-    lines = [f"plan `{preparation.plan.name}`, {preparation.workers} workers, output {preparation.out}"]
-    for source in preparation.plan.sources:
-        mine = [job for job in jobs if job.source.name == source.name]
-        done = sum(preparation.work.finished("ingest", job.unit.key) is not None for job in mine)
-        size = sum(job.span.weight for job in mine)
-        names = ", ".join(name for name, _ in stages_for(preparation.plan, source)) or "none"
-        files = len({job.span.path for job in mine})
-        lines.append(f"  {source.name} ({source.kind}): {files} files, {size:,} bytes, {len(mine)} units ({done} finished); stages: {names}")
-    return "\n".join(lines)

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from rwtrain.config.load import Node
 
 Split = Literal["train", "valid", "test"]
-StageName = Literal["language", "repetition", "quality", "dedup", "link"]
+StageName = Literal["url", "unicode", "language", "repetition", "quality", "c4", "fineweb", "lines", "privacy", "decontaminate", "dedup", "substring", "link"]
+TextFormat = Literal["json", "parquet", "arrow", "csv", "text"]
 
 
 class SourceNode(Node):
@@ -57,7 +58,7 @@ class TextSource(SourceNode):
     kind: Literal["text"]
     paths: list[str] = Field(min_length=1)
     """Files or glob patterns, relative to the current folder."""
-    format: Literal["json", "parquet", "arrow", "csv", "text"] = "json"
+    format: TextFormat = "json"
     """How `datasets` is to read the files ("json" also covers JSON lines, also compressed)."""
     text_column: str = "text"
     """Column with the document."""
@@ -100,7 +101,66 @@ class IdxSource(SourceNode):
         return self
 
 
-Source = Annotated[WarcSource | WetSource | WikipediaSource | TextSource | IdxSource, Field(discriminator="kind")]
+class WarcImageSource(SourceNode):
+    """Images of a WARC whose pages show them: each image record with its caption or alternative text."""
+
+    kind: Literal["warc_images"]
+    paths: list[str] = Field(min_length=1)
+    """Files or glob patterns, relative to the current folder; one gzip member per record."""
+    max_record_bytes: int = Field(default=16 << 20, gt=0)
+    """A page or image whose decompressed payload is larger is set aside."""
+    language: str = "und"
+    """Language of the captions if known beforehand."""
+
+
+class WebDatasetSource(SourceNode):
+    """Image–text pairs in WebDataset tars: members of one name, such as `0001.jpg` and `0001.txt` (or `.caption`, or a field of `.json`)."""
+
+    kind: Literal["webdataset"]
+    paths: list[str] = Field(min_length=1)
+    """Files or glob patterns, relative to the current folder."""
+    caption_field: str = "caption"
+    """Field with the caption in `.json` members."""
+    max_member_bytes: int = Field(default=32 << 20, gt=0)
+    """A larger member is set aside."""
+    language: str = "und"
+    """Language of the captions if known beforehand."""
+
+
+class ImageTableSource(SourceNode):
+    """Image–text pairs in Parquet files."""
+
+    kind: Literal["image_table"]
+    paths: list[str] = Field(min_length=1)
+    """Files or glob patterns, relative to the current folder."""
+    image_column: str = "image"
+    """Column with encoded images: binary, or a struct with a `bytes` field as `datasets` writes it."""
+    text_column: str = "text"
+    """Column with captions."""
+    language: str = "und"
+    """Language of the captions if known beforehand."""
+
+
+ImageSource = WarcImageSource | WebDatasetSource | ImageTableSource
+Source = Annotated[
+    WarcSource | WetSource | WikipediaSource | TextSource | IdxSource | WarcImageSource | WebDatasetSource | ImageTableSource, Field(discriminator="kind")
+]
+PICTURE_KINDS = ("idx", "warc_images", "webdataset", "image_table")
+
+
+class UrlNode(Node):
+    """Filter by address, before anything else is done with a page."""
+
+    enabled: bool = False
+    """Apply the filter."""
+    blocklists: list[str] = []
+    """Files with blocked domains, one a line; a domain also blocks everything below it."""
+    words: str | None = None
+    """File with words of addresses and their scores, `word score` a line; a small list comes with the package."""
+    max_word_score: int = Field(default=4, ge=1)
+    """A page whose address scores this much is removed."""
+    exclude: list[str] = []
+    """Domains that are collected from a better source, such as wikipedia.org."""
 
 
 class ExtractNode(Node):
@@ -110,6 +170,15 @@ class ExtractNode(Node):
     """Leave out navigation, side bars and footers."""
     min_characters: int = Field(default=1, ge=1)
     """A page with less text is removed."""
+
+
+class UnicodeNode(Node):
+    """Unicode repair of extracted text."""
+
+    enabled: bool = True
+    """Repair line breaks, control characters and composition."""
+    mojibake: bool = True
+    """Undo wrong decodings (`Ã©` for `é`) where they are found, with ftfy."""
 
 
 class LanguageNode(Node):
@@ -166,7 +235,115 @@ class QualityNode(Node):
     min_alphabetic_words: float = 0.8
     """Smallest share of words with a letter."""
     min_stop_words: int = 2
-    """Fewest distinct English stop words; applied to English documents only."""
+    """Fewest distinct stop words, for languages that have some in `stop_words`."""
+    stop_words: dict[str, list[str]] = {"en": ["the", "be", "to", "of", "and", "that", "have", "with"]}
+    """Language -> stop words."""
+    per_language: dict[str, dict[str, float]] = {}
+    """Language -> thresholds that differ there, for example `{de: {max_mean_word_length: 14}}`."""
+
+    @model_validator(mode="after")
+    def _overrides_are_thresholds(self) -> QualityNode:
+        known = {name for name in type(self).model_fields if name not in ("enabled", "stop_words", "per_language")}
+        for language, values in self.per_language.items():
+            if wrong := set(values) - known:
+                raise ValueError(f"per_language.{language}.{min(wrong)} is no threshold; known are {', '.join(sorted(known))}")
+        return self
+
+
+class C4Node(Node):
+    """C4's rules (Raffel et al. 2020): lines that are not sentences go, then documents with too few."""
+
+    enabled: bool = False
+    """Apply the rules."""
+    terminal_punctuation: bool = True
+    """Drop lines that do not end with a full stop, question mark, exclamation mark or quotation mark."""
+    min_sentences: int = 5
+    """Fewest sentences of a document."""
+    min_line_words: int = 3
+    """Fewest words of a line."""
+    max_word_characters: int = 1000
+    """A line with a longer word goes."""
+    lorem_ipsum: bool = True
+    """Remove documents with the words `lorem ipsum`."""
+    curly_bracket: bool = True
+    """Remove documents with a curly bracket."""
+
+
+class FineWebNode(Node):
+    """FineWeb's own rules (Penedo et al. 2024, section 3.6)."""
+
+    enabled: bool = False
+    """Apply the rules."""
+    min_punctuated_lines: float = 0.12
+    """Smallest share of lines that end with terminal punctuation."""
+    max_short_lines: float = 0.67
+    """Largest share of short lines."""
+    short_line_characters: int = 30
+    """A line up to this long is short."""
+    max_repeated_line_characters: float = 0.01
+    """Largest share of characters in lines that repeat an earlier one."""
+    max_line_breaks_per_word: float = 0.3
+    """Most line breaks per word."""
+
+
+class LinesNode(Node):
+    """RefinedWeb's line-wise corrections (Penedo et al. 2023, table G.2)."""
+
+    enabled: bool = False
+    """Remove lines that are counters, buttons, menu entries or shouting."""
+    max_removed_words: float = 0.05
+    """A document that loses a larger share of its words is removed."""
+    max_uppercase: float = 0.6
+    """A line with a larger share of capital letters goes."""
+    single_words: bool = True
+    """Lines of a single word go."""
+
+
+class PrivacyNode(Node):
+    """Personal data: each kind is replaced by the given word; null leaves it alone."""
+
+    enabled: bool = False
+    """Replace personal data."""
+    email: str | None = "<EMAIL>"
+    """For e-mail addresses, also those spelled `name [at] host [dot] org`."""
+    ip: str | None = "<IP>"
+    """For public IPv4 and IPv6 addresses."""
+    phone: str | None = "<PHONE>"
+    """For telephone numbers in the usual national and international forms."""
+    iban: str | None = "<IBAN>"
+    """For bank accounts with right check digits."""
+    card: str | None = "<CARD>"
+    """For payment card numbers with a right check digit."""
+
+
+class DecontaminateNode(Node):
+    """Keep evaluation sets out of the training data; off without files."""
+
+    paths: list[str] = []
+    """Evaluation files or glob patterns."""
+    format: TextFormat = "json"
+    """How `datasets` is to read them."""
+    columns: list[str] = ["text"]
+    """Columns with text."""
+    ngram: int = Field(default=13, ge=3)
+    """A document that shares a run of this many words with an evaluation text is removed."""
+
+
+class ImageNode(Node):
+    """What an image–text pair has to be like; class-labelled IDX images pass by."""
+
+    min_side: int = 32
+    """Shortest side, pixels."""
+    max_pixels: int = 64_000_000
+    """Width times height; looked at before the image is decoded."""
+    max_aspect: float = 5.0
+    """Longest side over shortest."""
+    max_bytes: int = 32 << 20
+    """Largest encoded image."""
+    min_caption_words: int = 1
+    """Shortest caption."""
+    max_caption_characters: int = 2000
+    """Longest caption."""
 
 
 class DedupNode(Node):
@@ -182,6 +359,19 @@ class DedupNode(Node):
     """Bands; two documents that agree in one whole band are duplicates."""
     rows: int = Field(default=8, ge=1)
     """Hashes per band."""
+    images: bool = True
+    """Remove image–text pairs that have both image and text of an earlier one."""
+
+
+class SubstringNode(Node):
+    """Exact substring deduplication (Lee et al. 2022): long runs of words that stand earlier in the corpus are cut out."""
+
+    enabled: bool = False
+    """Cut repeated runs."""
+    min_words: int = Field(default=50, ge=5)
+    """Length of a run."""
+    min_characters: int = Field(default=20, ge=0)
+    """A document with less left is removed."""
 
 
 class SplitNode(Node):
@@ -235,11 +425,20 @@ class Plan(Node):
     """Where the documents come from, in order of preference for deduplication."""
     unit_bytes: int = Field(default=8 << 20, gt=0)
     """Input bytes of one work unit; what a killed run has to do again is at most one unit per worker."""
+    url: UrlNode = UrlNode()
     extract: ExtractNode = ExtractNode()
+    unicode: UnicodeNode = UnicodeNode()
     language: LanguageNode = LanguageNode()
     repetition: RepetitionNode = RepetitionNode()
     quality: QualityNode = QualityNode()
+    c4: C4Node = C4Node()
+    fineweb: FineWebNode = FineWebNode()
+    lines: LinesNode = LinesNode()
+    privacy: PrivacyNode = PrivacyNode()
+    decontaminate: DecontaminateNode = DecontaminateNode()
+    images: ImageNode = ImageNode()
     dedup: DedupNode = DedupNode()
+    substring: SubstringNode = SubstringNode()
     splits: SplitNode = SplitNode()
     link: LinkNode = LinkNode()
     tokenizer: TokenizerNode = TokenizerNode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,10 @@ from typing import Any
 
 from data_prep.assemble import Dataset, TokenisedUnit
 from data_prep.dedup.step import Duplicates
-from data_prep.plan import IdxSource, Plan, Source
+from data_prep.ingest import STAGE_ORDER
+from data_prep.jobs import Job
 
 SAMPLES = 3
-FUNNEL_ORDER = ("read", "extract", "language", "repetition", "quality")
 
 
 @dataclass(slots=True)
@@ -49,21 +50,26 @@ class Summary:
 
     Attributes:
         funnel: the text documents' way through the stages.
+        picture_funnel: the image–text pairs' way.
         languages: documents by language, after all filters.
         lengths: (largest length of the bin in tokens, documents), ascending; text documents only.
         quarantine: records set aside, by reason.
         datasets: what was written.
-        images: captioned images read.
         mentions: entity mentions linked.
     """
 
     funnel: list[StageFigures]
+    picture_funnel: list[StageFigures]
     languages: list[tuple[str, int]]
     lengths: list[tuple[int, int]]
     quarantine: list[tuple[str, int]]
     datasets: list[Dataset]
-    images: int
     mentions: int
+
+    @property
+    def images(self) -> int:
+        """Images in all datasets."""
+        return sum(dataset.manifest["images"] for dataset in self.datasets)
 
     @property
     def tokens(self) -> int:
@@ -72,23 +78,39 @@ class Summary:
 
 
 def summarise(
-    plan: Plan, units: Sequence[tuple[Source, dict[str, Any]]], duplicates: Duplicates | None, tokenised: Sequence[TokenisedUnit], datasets: list[Dataset]
+    jobs: Sequence[Job],
+    results: Sequence[dict[str, Any]],
+    texts: Duplicates | None,
+    pictures: Duplicates | None,
+    cuts: Sequence[dict[str, Any]],
+    tokenised: Sequence[TokenisedUnit],
+    datasets: list[Dataset],
 ) -> Summary:
     """Add up the results of all units."""
-    texts = [result for source, result in units if not isinstance(source, IdxSource)]
-    funnel = _funnel(texts)
-    _add_dedup(funnel, texts, duplicates, tokenised)
+    text_results = [result for job, result in zip(jobs, results, strict=True) if not job.is_picture]
+    picture_results = [result for job, result in zip(jobs, results, strict=True) if job.is_picture]
     text_units = [unit.result for unit in tokenised if unit.kind == "text"]
     lengths = _added(text_units, "lengths")
+    final_characters = sum(result["characters"] for result in text_units)
+    funnel = _funnel(text_results)
+    _add_dedup(funnel, text_results, texts, final_characters + sum(cut["cut_characters"] for cut in cuts))
+    _add_cuts(funnel, cuts, final_characters)
+    picture_funnel = _funnel(picture_results)
+    _add_dedup(picture_funnel, picture_results, pictures, sum(unit.result["characters"] for unit in tokenised if unit.kind == "images"))
     return Summary(
         funnel=funnel,
+        picture_funnel=picture_funnel,
         languages=_added(text_units, "languages").most_common(),
         lengths=sorted(((1 << int(bits)) - 1, count) for bits, count in lengths.items()),
-        quarantine=Counter(reason for _, result in units for _, _, reason in result["quarantine"]).most_common(20),
+        quarantine=Counter(_kind_of(reason) for result in results for _, _, reason in result["quarantine"]).most_common(20),
         datasets=datasets,
-        images=sum(result["documents"] for source, result in units if isinstance(source, IdxSource)),
         mentions=sum(unit.result["mentions"] for unit in tokenised),
     )
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without its numbers, so that the same kind of damage counts together."""
+    return re.sub(r"\d+", "…", reason.partition("(")[0]).strip()
 
 
 def _added(results: Sequence[dict[str, Any]], name: str) -> Counter[str]:
@@ -100,7 +122,7 @@ def _added(results: Sequence[dict[str, Any]], name: str) -> Counter[str]:
 
 def _funnel(results: Sequence[dict[str, Any]]) -> list[StageFigures]:
     funnel: list[StageFigures] = []
-    for name in FUNNEL_ORDER:
+    for name in STAGE_ORDER:
         passed = [result["stages"][name] for result in results if name in result["stages"]]
         if not passed:
             continue
@@ -124,7 +146,7 @@ def _funnel(results: Sequence[dict[str, Any]]) -> list[StageFigures]:
 
 def _before(result: dict[str, Any], name: str) -> dict[str, Any]:
     """The last stage before `name` that this unit passed."""
-    earlier = [stage for stage in FUNNEL_ORDER[: FUNNEL_ORDER.index(name)] if stage in result["stages"]]
+    earlier = [stage for stage in STAGE_ORDER[: STAGE_ORDER.index(name)] if stage in result["stages"]]
     return result["stages"][earlier[-1]]
 
 
@@ -138,11 +160,18 @@ def _few(samples: list[list[str]]) -> list[list[str]]:
     return chosen
 
 
-def _add_dedup(funnel: list[StageFigures], texts: Sequence[dict[str, Any]], duplicates: Duplicates | None, tokenised: Sequence[TokenisedUnit]) -> None:
+def _add_dedup(funnel: list[StageFigures], results: Sequence[dict[str, Any]], duplicates: Duplicates | None, characters: int) -> None:
     if not funnel or duplicates is None:
         return
-    signing = sum(result["stages"]["dedup"]["cpu_seconds"] for result in texts if "dedup" in result["stages"])
+    signing = sum(result["stages"]["dedup"]["cpu_seconds"] for result in results if "dedup" in result["stages"])
     before = funnel[-1].documents
-    characters = sum(unit.result["characters"] for unit in tokenised if unit.kind == "text")
-    reasons = [(name, count) for name, count in (("same text", duplicates.exact), ("nearly the same text", duplicates.fuzzy)) if count]
+    reasons = [(name, count) for name, count in (("same content", duplicates.exact), ("nearly the same text", duplicates.fuzzy)) if count]
     funnel.append(StageFigures("dedup", before, before - duplicates.exact - duplicates.fuzzy, characters, signing + duplicates.cpu_seconds, reasons))
+
+
+def _add_cuts(funnel: list[StageFigures], cuts: Sequence[dict[str, Any]], characters: int) -> None:
+    if not funnel or not cuts:
+        return
+    before, removed = funnel[-1].documents, sum(cut["removed"] for cut in cuts)
+    reasons = [("too little left after cutting", removed)] if removed else []
+    funnel.append(StageFigures("substring", before, before - removed, characters, sum(cut["cpu_seconds"] for cut in cuts), reasons))

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.hashing import hash64, unit_interval
+from data_prep.dedup.substring import Documents, remaining
+from data_prep.hashing import hash64, hash64_of, unit_interval
 from data_prep.linking import open_linker, token_spans
 from data_prep.plan import Plan, SplitNode
-from data_prep.records import Record, read_records
+from data_prep.records import Record
 from rwtrain.data.shards import arrow_schema
 from rwtrain.data.tokenizer import BOS_ID, EOS_ID, Tokenizer
 from rwtrain.files import atomic_path, content_hash
@@ -28,25 +29,22 @@ def choose_split(doc_id: str, splits: SplitNode, *, seed: int) -> str:
     return "test" if place < splits.valid + splits.test else "train"
 
 
-def tokenise(arguments: tuple[Plan, str, np.ndarray | None, str, bool], prefix: Path) -> dict[str, Any]:
-    """Do one unit: documents of the Parquet file that `keep` marks, tokenised, into `prefix.parquet`.
+def tokenise(arguments: tuple[Plan, Documents, str, bool], prefix: Path) -> dict[str, Any]:
+    """Do one unit: its remaining documents, tokenised, into `prefix.parquet`.
 
-    Arguments are (plan, records file, which documents to keep or None for all, tokenizer file, whether to link entities).
+    Arguments are (plan, the unit's documents, tokenizer file, whether to link entities).
     """
-    plan, records_path, keep, tokenizer_path, link = arguments
+    plan, documents, tokenizer_path, link = arguments
     tokenizer = Tokenizer(tokenizer_path)
     linker = open_linker(plan.link.store) if link and plan.link.store else None
     schema = arrow_schema("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32").append(pa.field("split", pa.large_string()))
     counts = {"documents": Counter[str](), "tokens": Counter[str](), "lengths": Counter[str](), "languages": Counter[str]()}
     totals = {"mentions": 0, "characters": 0, "link_seconds": 0.0}
-    position = 0
     output = prefix.with_name(f"{prefix.name}.parquet")
     with atomic_path(output) as temporary, pq.ParquetWriter(str(temporary), schema, compression="zstd", compression_level=3) as writer:
-        for batch in read_records(records_path):
-            kept = batch if keep is None else [record for record, stays in zip(batch, keep[position : position + len(batch)], strict=True) if stays]
-            position += len(batch)
-            if kept:
-                rows = _rows(kept, plan, tokenizer, linker, totals)
+        for batch in remaining(documents):
+            if batch:
+                rows = _rows(batch, plan, tokenizer, linker, totals)
                 _count(rows, counts)
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
     return {"hash": content_hash(output), **totals, **{name: dict(sorted(counter.items())) for name, counter in counts.items()}}
@@ -70,7 +68,7 @@ def _rows(records: list[Record], plan: Plan, tokenizer: Tokenizer, linker: Any, 
                 "doc_id": record.doc_id,
                 "source": record.source,
                 "language": record.language,
-                "content_id": record.content_id or hash64(record.text),
+                "content_id": record.content_id or (hash64_of(record.images) if record.images else hash64(record.text)),
                 "tokens": np.concatenate([[BOS_ID], ids, [EOS_ID]]),
                 "mention_start": [start + 1 for start in starts],  # the begin mark comes first
                 "mention_end": [end + 1 for end in ends],

@@ -1,8 +1,9 @@
-"""Second step: which documents of which unit go, over all units."""
+"""Which documents of which unit are duplicates, over all units."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedup.clusters import Signatures, clusters, edges_of_row
+from data_prep.dedup.clusters import clusters
+from data_prep.dedup.sorted_hashes import SortedHashes, count_ranges, repeats_in_range
 from data_prep.plan import DedupNode
 from data_prep.pool import Pool, Unit
 from data_prep.work import code_hash, key_of
 from rwtrain.files import atomic_path
 
 EXACT_ROW = 0
+LARGEST_CLUSTERS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,42 +30,70 @@ class Duplicates:
         keep: for each unit, which documents stay, [documents] bool.
         exact: documents removed because an earlier one has the same text.
         fuzzy: further documents removed because an earlier one is nearly the same.
+        largest: (unit, document of that unit, size) of the first members of the largest clusters.
         cpu_seconds: time spent.
     """
 
     keep: list[np.ndarray]
     exact: int
     fuzzy: int
+    largest: list[tuple[int, int, int]]
     cpu_seconds: float
 
 
-def find_duplicates(files: Sequence[Signatures], keys: Sequence[str], config: DedupNode, pool: Pool) -> Duplicates:
+def find_duplicates(files: Sequence[SortedHashes], keys: Sequence[str], config: DedupNode, pool: Pool) -> Duplicates:
     """Group the documents of all units by each row of their signatures, and keep the first of each cluster.
 
     Args:
         files: signatures of every unit, in plan order.
         keys: hashes of the units' results, for reuse.
         config: the plan's node.
-        pool: runs one unit per signature row.
+        pool: runs one unit per signature row and range of values.
     """
-    rows = [EXACT_ROW] * config.exact + [*range(1, 1 + config.bands)] * config.fuzzy
-    count = sum(file.documents for file in files)
-    units = [Unit("dedup", key_of("dedup", code_hash(), list(keys), row), 8 * count, f"signature row {row}", (list(files), row)) for row in rows]
-    results = pool.run(_row_edges, units, label="dedup")
-    edges = [np.load(pool.work.path("dedup", unit.key, ".npy")) for unit in units]
-    first = clusters(count, edges)
-    gone = first != np.arange(count)
+    count, ranges = sum(file.items for file in files), count_ranges(files)
+    places = [(row, number) for row in _rows(config) for number in range(ranges)]
+    units = [
+        Unit(
+            "dedup",
+            key_of("dedup", code_hash(), list(keys), row, number, ranges),
+            8 * count // ranges,
+            f"signature row {row}",
+            (list(files), row, number, ranges),
+        )
+        for row, number in places
+    ]
+    results = pool.run(find_repeats, units, label="dedup")
     exact = np.zeros(count, bool)
-    if config.exact:
-        exact[edges[0][:, 0]] = True
-    bounds = np.cumsum([0] + [file.documents for file in files])
-    keep = [~gone[start:stop] for start, stop in itertools.pairwise(bounds)]
-    return Duplicates(keep, int(exact.sum()), int((gone & ~exact).sum()), sum(result["cpu_seconds"] for result in results))
+    for unit, (row, _) in zip(units, places, strict=True):
+        if config.exact and row == EXACT_ROW:
+            exact[np.load(pool.work.path("dedup", unit.key, ".npy"))[:, 0]] = True
+    first = clusters(count, (np.load(pool.work.path("dedup", unit.key, ".npy")) for unit in units))
+    gone = first != np.arange(count)
+    bounds = np.cumsum([0] + [file.items for file in files])
+    return Duplicates(
+        keep=[~gone[start:stop] for start, stop in itertools.pairwise(bounds)],
+        exact=int(exact.sum()),
+        fuzzy=int((gone & ~exact).sum()),
+        largest=_largest(first[gone], bounds),
+        cpu_seconds=sum(result["cpu_seconds"] for result in results),
+    )
 
 
-def _row_edges(arguments: tuple[list[Signatures], int], prefix: Path) -> dict[str, Any]:
-    files, row = arguments
-    edges = edges_of_row(files, row)
+def _rows(config: DedupNode) -> list[int]:
+    return [EXACT_ROW] * config.exact + [*range(1, 1 + config.bands)] * config.fuzzy
+
+
+def _largest(first: np.ndarray, bounds: np.ndarray) -> list[tuple[int, int, int]]:
+    found = []
+    for document, others in sorted(Counter(first.tolist()).items(), key=lambda item: (-item[1], item[0]))[:LARGEST_CLUSTERS]:
+        unit = int(np.searchsorted(bounds, document, side="right")) - 1
+        found.append((unit, int(document - bounds[unit]), others + 1))
+    return found
+
+
+def find_repeats(arguments: tuple[list[SortedHashes], int, int, int], prefix: Path) -> dict[str, Any]:
+    """Do one unit: `prefix.npy` holds the pairs of `repeats_in_range`."""
+    pairs = repeats_in_range(*arguments)
     with atomic_path(prefix.with_name(f"{prefix.name}.npy")) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, edges)
-    return {"edges": len(edges)}
+        np.save(stream, pairs)
+    return {"pairs": len(pairs)}

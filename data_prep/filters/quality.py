@@ -8,7 +8,6 @@ from data_prep.plan import QualityNode
 from data_prep.records import Record, Removed
 from data_prep.words import word_hash, words_of
 
-STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 BULLETS = ("•", "-")
 ELLIPSES = ("...", "…")
 
@@ -20,17 +19,19 @@ class Quality:
 
     def __init__(self, config: QualityNode) -> None:
         self.config = config
-        self.stop_words = np.array([word_hash(word) for word in STOP_WORDS], np.uint64)
+        self.configs = {language: config.model_copy(update=values) for language, values in config.per_language.items()}
+        self.stop_words = {language: np.array([word_hash(word) for word in words], np.uint64) for language, words in config.stop_words.items()}
 
     def __call__(self, records: list[Record]) -> list[Record | Removed]:
         return [Removed(reason) if (reason := self.reason(record)) else record for record in records]
 
     def reason(self, record: Record) -> str | None:
         """Why this document has to go, None if it may stay."""
-        return self._words_reason(record) or self._lines_reason(record.text)
+        config = self.configs.get(record.language, self.config)
+        return self._words_reason(record, config) or _lines_reason(record.text, config)
 
-    def _words_reason(self, record: Record) -> str | None:
-        config, words, text = self.config, words_of(record), record.text
+    def _words_reason(self, record: Record, config: QualityNode) -> str | None:
+        words, text = words_of(record), record.text
         real = words.folded != 0
         count, total = int(real.sum()), len(words.hash)
         if count < config.min_words:
@@ -48,14 +49,16 @@ class Quality:
             return "too many ellipses"
         if float(words.has_letter.sum()) < config.min_alphabetic_words * total:
             return "too few words with letters"
-        if record.language == "en" and int(np.isin(self.stop_words, words.hash).sum()) < config.min_stop_words:
+        stop_words = self.stop_words.get(record.language)
+        if stop_words is not None and int(np.isin(stop_words, words.hash).sum()) < config.min_stop_words:
             return "too few stop words"
         return None
 
-    def _lines_reason(self, text: str) -> str | None:
-        lines = text.splitlines()
-        if sum(line.lstrip().startswith(BULLETS) for line in lines) > self.config.max_bullet_lines * len(lines):
-            return "too many bullet lines"
-        if sum(line.rstrip().endswith(ELLIPSES) for line in lines) > self.config.max_ellipsis_lines * len(lines):
-            return "too many lines end with an ellipsis"
-        return None
+
+def _lines_reason(text: str, config: QualityNode) -> str | None:
+    lines = text.splitlines()
+    if sum(line.lstrip().startswith(BULLETS) for line in lines) > config.max_bullet_lines * len(lines):
+        return "too many bullet lines"
+    if sum(line.rstrip().endswith(ELLIPSES) for line in lines) > config.max_ellipsis_lines * len(lines):
+        return "too many lines end with an ellipsis"
+    return None

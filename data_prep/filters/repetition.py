@@ -30,12 +30,12 @@ class Repetition:
     def reason(self, record: Record) -> str | None:
         """Why this document has to go, None if it may stay."""
         config, text = self.config, record.text
-        count, characters, total = _repeated(PARAGRAPH_BREAK.split(text.strip()))
+        count, characters, total = count_repeated(PARAGRAPH_BREAK.split(text.strip()))
         if count > config.duplicate_paragraph_fraction * total:
             return "repeated paragraphs"
         if characters > config.duplicate_paragraph_characters * len(text):
             return "characters in repeated paragraphs"
-        count, characters, total = _repeated(LINE_BREAK.split(text))
+        count, characters, total = count_repeated(LINE_BREAK.split(text))
         if count > config.duplicate_line_fraction * total:
             return "repeated lines"
         if characters > config.duplicate_line_characters * len(text):
@@ -51,8 +51,8 @@ class Repetition:
         return None
 
 
-def _repeated(parts: Sequence[str]) -> tuple[int, int, int]:
-    """(parts that repeat an earlier one, their characters, all parts)."""
+def count_repeated(parts: Sequence[str]) -> tuple[int, int, int]:
+    """(Parts that repeat an earlier one, their characters, all parts)."""
     seen: set[str] = set()
     count = characters = 0
     for part in parts:

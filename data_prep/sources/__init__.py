@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from data_prep.plan import IdxSource, Plan, Source, TextSource, WarcSource, WetSource, WikipediaSource
+from data_prep.plan import IdxSource, Plan, Source
 from data_prep.records import Bad, Record
-from data_prep.sources import idx, text, warc, wikipedia
+from data_prep.sources import idx, image_text, text, warc, warc_images, wikipedia
 from data_prep.sources.spans import Span
+
+READERS: dict[str, Any] = {
+    "warc": warc,
+    "wet": warc,
+    "wikipedia": wikipedia,
+    "text": text,
+    "idx": idx,
+    "warc_images": warc_images,
+    "webdataset": image_text,
+    "image_table": image_text,
+}
 
 
 def spans(plan: Plan, source: Source) -> list[Span]:
     """The work units of a source, in order.
 
     Raises:
-        DataError: its files are missing or, for images, unreadable.
+        DataError: its files are missing or, for IDX files, unreadable.
     """
-    if isinstance(source, WarcSource | WetSource):
-        return warc.spans(source, unit_bytes=plan.unit_bytes)
-    if isinstance(source, WikipediaSource):
-        return wikipedia.spans(source, unit_bytes=plan.unit_bytes)
-    if isinstance(source, TextSource):
-        return text.spans(source, unit_bytes=plan.unit_bytes)
-    return idx.spans(source, unit_bytes=plan.unit_bytes)
+    return READERS[source.kind].spans(source, unit_bytes=plan.unit_bytes)
 
 
 def read(plan: Plan, source: Source, span: Span) -> Iterator[Record | Bad]:
     """The records of one work unit, in the order of the file."""
-    if isinstance(source, WarcSource | WetSource):
-        return warc.read(source, span)
-    if isinstance(source, WikipediaSource):
-        return wikipedia.read(source, span)
-    if isinstance(source, TextSource):
-        return text.read(source, span)
-    assert isinstance(source, IdxSource)
-    return idx.read(source, span, seed=plan.seed)
+    if isinstance(source, IdxSource):
+        return idx.read(source, span, seed=plan.seed)
+    return READERS[source.kind].read(source, span)

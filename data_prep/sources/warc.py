@@ -69,7 +69,7 @@ def read_pages(span: Span, *, kind: WarcRecordType, max_record_bytes: int) -> It
     once the record after it could be read too, because a wrong Content-Length shows itself there.
     """
     with open(span.path, "rb") as stream:
-        if not _has_member_per_record(stream):
+        if not has_member_per_record(stream):
             yield from _read_unmarked(stream, span, kind=kind, max_record_bytes=max_record_bytes)
             return
         position = 0 if span.start == 0 else find_member(stream, span.start, span.stop, beginning=BEGINNING)
@@ -77,7 +77,17 @@ def read_pages(span: Span, *, kind: WarcRecordType, max_record_bytes: int) -> It
             position = yield from _read_until_damage(stream, span, position, kind=kind, max_record_bytes=max_record_bytes)
 
 
-def _has_member_per_record(stream: BinaryIO) -> bool:
+def read_page_at(stream: BinaryIO, offset: int, *, max_record_bytes: int) -> Page | None:
+    """The page whose gzip member begins at `offset`, None if none does."""
+    stream.seek(offset)
+    try:
+        record = next(_iterate(stream, WarcRecordType.any_type), None)
+        return None if record is None or record.stream_pos != offset else _page(record, offset, max_record_bytes)
+    except OSError:
+        return None
+
+
+def has_member_per_record(stream: BinaryIO) -> bool:
     """Whether the file is gzip whose first member holds a single record, as the standard recommends."""
     beginning = stream.read(HEADER_ALLOWANCE)
     if not beginning.startswith(MAGIC):

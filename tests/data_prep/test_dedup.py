@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.dedup import clusters as clusters_module
-from data_prep.dedup.clusters import Signatures, clusters, edges_of_row
+from data_prep.dedup import sorted_hashes
+from data_prep.dedup.clusters import clusters
 from data_prep.dedup.minhash import band_hashes
+from data_prep.dedup.sorted_hashes import SortedHashes, count_ranges, repeats_in_range, write_sorted
+from data_prep.dedup.substring import without
 from data_prep.words import split_words
 
 
@@ -32,17 +34,19 @@ def test_signatures_ignore_punctuation_and_case() -> None:
 
 
 def test_clusters_equal_connected_components(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(clusters_module, "VALUES_AT_ONCE", 50)  # several hash ranges
+    monkeypatch.setattr(sorted_hashes, "VALUES_AT_ONCE", 50)  # several hash ranges
     generator = np.random.default_rng(1)
     sizes = [0, 37, 120, 1, 62]
     tables = [generator.integers(0, 90, (3, size)).astype(np.uint64) * np.uint64(0x0101010101010101) for size in sizes]
     files = []
     for number, table in enumerate(tables):
-        np.save(tmp_path / f"{number}.npy", table)
-        files.append(Signatures(str(tmp_path / f"{number}.npy"), table.shape[1]))
+        write_sorted(tmp_path / str(number), table)
+        files.append(SortedHashes(str(tmp_path / str(number)), table.shape[1]))
     table = np.concatenate(tables, axis=1)
     count = table.shape[1]
-    found = clusters(count, [edges_of_row(files, row) for row in range(2)])
+    ranges = count_ranges(files)
+    assert ranges == 5
+    found = clusters(count, [repeats_in_range(files, row, number, ranges) for row in range(2) for number in range(ranges)])
     label = list(range(count))  # plain label propagation
     changed = True
     while changed:
@@ -55,3 +59,16 @@ def test_clusters_equal_connected_components(tmp_path: Path, monkeypatch) -> Non
                 for member in members:
                     label[member] = lowest
     assert found.tolist() == label
+
+
+def test_repeated_windows_are_cut_to_the_word() -> None:
+    text = "One two, three four. Five six seven!"
+    words = split_words(text)
+    repeated = np.zeros(5, bool)  # windows of three real words
+    assert without(text, words, repeated, 3) is text
+    repeated[1] = True
+    assert without(text, words, repeated, 3) == "One . Five six seven!"
+    repeated[4] = True
+    assert without(text, words, repeated, 3) == "One !"
+    repeated[:] = True
+    assert without(text, words, repeated, 3) == "!"

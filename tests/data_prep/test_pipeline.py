@@ -20,7 +20,8 @@ from PIL import Image
 
 from data_prep import linking, pipeline
 from data_prep.command import describe
-from data_prep.pipeline import Preparation, dry_run
+from data_prep.jobs import dry_run
+from data_prep.pipeline import Preparation
 from data_prep.plan import Plan
 from rwtrain.cli import main
 from rwtrain.config.load import dump_yaml, load_config
@@ -75,7 +76,7 @@ def test_duplicates_are_removed_and_the_first_stays(tmp_path: Path) -> None:
     summary = preparation.run()
     dataset = ShardDataset(tmp_path / "out/shards/text/train")
     assert [dataset.locate(index)[0].source(index)[-1] for index in range(len(dataset))] == ["0", "1", "2", "5"]
-    assert summary.funnel[-1].reasons == [("same text", 1), ("nearly the same text", 1)]
+    assert summary.funnel[-1].reasons == [("same content", 1), ("nearly the same text", 1)]
 
 
 @pytest.fixture
@@ -283,7 +284,7 @@ def test_two_runs_into_one_folder_are_refused(tmp_path: Path) -> None:
 
 
 def test_dry_run_writes_no_dataset(mixed: Plan, tmp_path: Path) -> None:
-    text = dry_run(Preparation(mixed, tmp_path / "out", workers=1))
+    text = dry_run(mixed, tmp_path / "out")
     assert "web (warc): 2 files" in text
     assert "(0 finished)" in text
     assert not (tmp_path / "out/shards").exists()
