@@ -81,14 +81,16 @@ def datasets(tmp_path_factory: pytest.TempPathFactory, paragraphs: list[str], to
             starts = np.arange(10, len(tokens) - 5, 40)
             entities = (number + np.arange(len(starts))) % ENTITIES
             writer.add(
-                Document(doc_id=str(number), tokens=tokens, content_id=number, mention_start=starts, mention_end=starts + 3, mention_entity=entities, language="en")
+                Document(
+                    doc_id=str(number), tokens=tokens, content_id=number, mention_start=starts, mention_end=starts + 3, mention_entity=entities, language="en"
+                )
             )
     with ShardWriter(folder / "images", **common) as writer:
         for number in range(60):
             encoded = io.BytesIO()
             pattern = np.random.default_rng(number % 10).integers(0, 256, (28, 28, 3), np.uint8)
             Image.fromarray(pattern).save(encoded, "PNG")
-            tokens = np.concatenate(([BOS_ID], tokenizer.encode(f"a picture of pattern {number % 10}"), [EOS_ID]))
+            tokens = np.concatenate(([BOS_ID], tokenizer.encode(f"{number % 10} dots"), [EOS_ID]))
             writer.add(Document(doc_id=str(number), tokens=tokens, content_id=number % 10, images=[encoded.getvalue()]))
     return folder / "text", folder / "images"
 

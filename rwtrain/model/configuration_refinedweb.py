@@ -80,9 +80,10 @@ class RefinedWebConfig(PreTrainedConfig):
             vision = dict(self.vision_config)
             self.vision_config = AutoConfig.for_model(vision.pop("model_type"), **vision)
         super().__post_init__(**kwargs)
+        self.validate_architecture()
 
     def validate_architecture(self) -> None:
-        """Raise `ValueError` for shapes that cannot be built (called by transformers)."""
+        """Raise `ValueError` for shapes that cannot be built."""
         if self.num_attention_heads % (self.num_key_value_heads or 1):
             raise ValueError(f"num_attention_heads={self.num_attention_heads} is not a multiple of num_key_value_heads={self.num_key_value_heads}.")
         if self.norm_type not in ("rms_norm", "layer_norm"):

@@ -1,0 +1,143 @@
+"""The trunk: Llama's numbers, segments that do not see each other, blocks, images, entities, the cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rwtrain.model.configuration_refinedweb import RefinedWebConfig
+from rwtrain.model.heads_refinedweb import RefinedWebForCausalLM, RefinedWebForPreTraining
+
+SHAPE = {"vocab_size": 80, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
+VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+
+
+@pytest.fixture
+def full() -> RefinedWebForPreTraining:
+    torch.manual_seed(0)
+    config = RefinedWebConfig(**SHAPE, embedding_dim=8, entity_dim=6, gate_layers=[1], gate_bias_init=0.0, vision_config=VISION, image_seq_length=4)
+    return RefinedWebForPreTraining._from_config(config).eval()
+
+
+def causal(model: RefinedWebForPreTraining) -> RefinedWebForCausalLM:
+    """The same weights behind the generation interface."""
+    made = RefinedWebForCausalLM._from_config(model.config).eval()
+    made.load_state_dict(model.state_dict())
+    return made
+
+
+def test_causal_logits_equal_llamas_with_its_weights() -> None:
+    torch.manual_seed(0)
+    llama = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=False, rope_parameters={"rope_type": "default", "rope_theta": 500.0})).eval()
+    config = RefinedWebConfig(**SHAPE, tie_word_embeddings=False, rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    ours = RefinedWebForCausalLM._from_config(config).eval()
+    missing, unexpected = ours.load_state_dict(llama.state_dict(), strict=False)
+    assert not unexpected
+    assert set(missing) == {"text_logit_scale", "image_logit_scale", "model.embedding_projection.weight"}
+    ids = torch.randint(6, 80, (2, 20))
+    torch.testing.assert_close(ours(ids).logits, llama(ids).logits, rtol=1e-5, atol=1e-6)
+
+
+def test_packed_segments_do_not_see_each_other(full: RefinedWebForPreTraining) -> None:
+    ids = torch.randint(6, 80, (1, 12))
+    positions = torch.cat((torch.arange(5), torch.arange(7)))[None]
+    blocks = torch.tensor([[-1] * 5 + [0] * 7])  # the first segment causal, the second read in both directions
+    with torch.no_grad():
+        packed = full.model(ids, position_ids=positions, block_sequence_ids=blocks).last_hidden_state
+        first = full.model(ids[:, :5]).last_hidden_state
+        second = full.model(ids[:, 5:], block_sequence_ids=torch.zeros(1, 7, dtype=torch.long)).last_hidden_state
+    torch.testing.assert_close(packed, torch.cat((first, second), 1), rtol=1e-5, atol=1e-6)
+
+
+def test_a_causal_token_does_not_see_its_future_a_block_does(full: RefinedWebForPreTraining) -> None:
+    ids = torch.randint(6, 80, (1, 8))
+    changed = ids.clone()
+    changed[0, -1] = (ids[0, -1] + 1) % 70 + 6
+    block = torch.zeros(1, 8, dtype=torch.long)
+    with torch.no_grad():
+        alone = [full.model(x).last_hidden_state[:, :-1] for x in (ids, changed)]
+        both = [full.model(x, block_sequence_ids=block).last_hidden_state[:, :-1] for x in (ids, changed)]
+    torch.testing.assert_close(*alone, rtol=0, atol=0)
+    assert (both[0] - both[1]).abs().max() > 1e-4
+
+
+def test_loss_of_a_packed_row_is_the_sum_of_its_segments(full: RefinedWebForPreTraining) -> None:
+    def total(ids: torch.Tensor, positions: torch.Tensor) -> float:
+        labels = ids.clone()
+        labels[positions == 0] = -100
+        nothing = torch.full_like(ids, -1)
+        out = full(ids, positions, nothing, labels, torch.ones(ids.shape), nothing, 0)
+        return float(out.token_loss.detach())
+
+    ids = torch.randint(6, 80, (1, 12))
+    whole = total(ids, torch.cat((torch.arange(5), torch.arange(7)))[None])
+    parts = total(ids[:, :5], torch.arange(5)[None]) + total(ids[:, 5:], torch.arange(7)[None])
+    assert whole == pytest.approx(parts, abs=1e-4, rel=1e-6)
+
+
+def test_generation_with_a_cache_equals_generation_without(full: RefinedWebForPreTraining) -> None:
+    model = causal(full)
+    inputs = {
+        "input_ids": torch.tensor([[5, 5, 5, 5, 1, 20, 30]]),
+        "pixel_values": torch.randn(1, 3, 28, 28),
+        "entity_embeds": torch.randn(1, 1, 6),
+        "entity_positions": torch.tensor([[6]]),
+    }
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 3}
+    cached, uncached = (model.generate(**inputs, **options, use_cache=use) for use in (True, False))
+    assert cached.tolist() == uncached.tolist()
+
+
+def test_image_and_entity_change_what_is_predicted(full: RefinedWebForPreTraining) -> None:
+    model = causal(full)
+    ids, picture = torch.tensor([[5, 5, 5, 5, 1, 20, 30]]), torch.randn(1, 3, 28, 28)
+    with torch.no_grad():
+        plain = model(ids, pixel_values=picture).logits
+        other_picture = model(ids, pixel_values=-picture).logits
+        entity = model(ids, pixel_values=picture, entity_embeds=torch.randn(1, 1, 6), entity_positions=torch.tensor([[6]])).logits
+        empty_slot = model(ids, pixel_values=picture, entity_embeds=torch.randn(1, 1, 6), entity_positions=torch.tensor([[-1]])).logits
+    assert (plain - other_picture).abs().max() > 1e-4
+    assert (plain - entity).abs()[:, -1].max() > 1e-4
+    torch.testing.assert_close(plain[:, :6], entity[:, :6], rtol=0, atol=0)  # nothing leaks to the left of the mention
+    torch.testing.assert_close(plain, empty_slot, rtol=0, atol=0)
+
+
+def test_embeddings_do_not_depend_on_padding(full: RefinedWebForPreTraining) -> None:
+    ids = torch.tensor([[1, 20, 30, 40]])
+    with torch.no_grad():
+        alone = full.get_text_features(ids)
+        for padded, mask in (([1, 20, 30, 40, 3, 3], [1, 1, 1, 1, 0, 0]), ([3, 3, 1, 20, 30, 40], [0, 0, 1, 1, 1, 1])):
+            found = full.get_text_features(torch.tensor([padded]), torch.tensor([mask]))
+            torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_pooled_slots_equal_the_inference_interface(full: RefinedWebForPreTraining) -> None:
+    picture = torch.randn(1, 3, 28, 28)
+    ids = torch.tensor([[5, 5, 5, 5, 1, 20, 1, 30, 40]])  # an image with a caption, then a text to embed
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 1, 2]])
+    blocks = torch.tensor([[0, 0, 0, 0, -1, -1, 1, 1, 1]])
+    pools = torch.tensor([[1, 1, 1, 1, -1, -1, 0, 0, 0]])
+    labels = torch.full_like(ids, -100)
+    with torch.no_grad():
+        out = full(ids, positions, blocks, labels, torch.zeros(ids.shape), pools, 2, pixel_values=picture)
+        text, image = full.get_text_features(torch.tensor([[1, 30, 40]])), full.get_image_features(picture)
+    torch.testing.assert_close(out.embeddings, torch.cat((text, image)), rtol=1e-5, atol=1e-6)
+
+
+def test_wrong_inputs_are_refused(full: RefinedWebForPreTraining) -> None:
+    with pytest.raises(ValueError, match="image placeholder"):
+        full.model(torch.tensor([[5] * 8]), pixel_values=torch.randn(1, 3, 28, 28))
+    with pytest.raises(ValueError, match="gate_layers"):
+        RefinedWebConfig(**SHAPE, entity_dim=4, gate_layers=[7])
+    with pytest.raises(ValueError, match="norm_position"):
+        RefinedWebConfig(**SHAPE, norm_position="middle")
