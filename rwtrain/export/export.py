@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 
+from rwtrain.data.tokenizer import Tokenizer
 from rwtrain.errors import ConfigError, DataError
 from rwtrain.export.card import write_card
-from rwtrain.export.folder import copy_code, copy_linker, write_config, write_processor
+from rwtrain.export.folder import LINKER_FOLDER, copy_code, copy_linker, write_config, write_processor
 from rwtrain.export.parity import TrainerReference, run_parity
 from rwtrain.export.run import TrainedRun
 from rwtrain.export.weights import DTYPES, write_weights
+from rwtrain.export.zero import Parameter
 from rwtrain.files import atomic_folder, write_json
 from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
+from rwtrain.model.linking_refinedweb import EntityLinker
 
 PARITY_FILE = "parity.json"
 
@@ -51,17 +54,16 @@ def export_run(
     out = Path(out)
     check_replaceable(out)
     run = TrainedRun.open(source)
-    state = untied(run.state(), run)
+    weights = untied(run)
     data = run.datasets.get("text")
     with atomic_folder(out) as folder:
-        shapes = {key: tensor.shape for key, tensor in state.items()}
-        parameters = write_weights(folder, shapes, state.__getitem__, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)
+        parameters = write_weights(folder, weights, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)
         write_config(folder, run.config, dtype=dtype)
         copy_code(folder)
         write_processor(folder, run.config, run.tokenizer, max_tokens=run.seq_len, linking=run.linking)
         if linker is not None:
             copy_linker(Path(linker), folder, run.config, data)
-        report = check_parity(folder, run, state, dtype=DTYPES[dtype], python=parity_python) if parity else None
+        report = check_parity(folder, run, weights, dtype=DTYPES[dtype], python=parity_python) if parity else None
         if report is not None:
             write_json(folder / PARITY_FILE, report)
         write_card(folder, run, parameters=parameters, name=name or out.resolve().name, licence=licence, linker=linker is not None, parity=report)
@@ -80,32 +82,29 @@ def check_replaceable(out: Path) -> None:
         raise ConfigError(f"{out}: exists and is no earlier export. Give --out a new folder, or remove this one yourself.")
 
 
-def untied(state: dict[str, torch.Tensor], run: TrainedRun) -> dict[str, torch.Tensor]:
-    """The state with tied weights once; raise `DataError` if its names are not the model's."""
+def untied(run: TrainedRun) -> dict[str, Parameter]:
+    """The run's parameters with tied ones once, in the model's order; raise `DataError` if they are not the model's."""
     with torch.device("meta"):
         model = RefinedWebForPreTraining(run.config)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    wrong = [name for name in expected.keys() | state.keys() if name not in expected or name not in state or state[name].shape != expected[name]]
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = RefinedWebForPreTraining._tied_weights_keys if run.config.tie_word_embeddings else {}
+    found = run.parameters
+    wrong = [name for name in expected.keys() | found.keys() if name not in expected or (name not in found and name not in tied)]
+    wrong += [name for name in expected.keys() & found.keys() if found[name].shape != expected[name]]
     if wrong:
         raise DataError(
             run.checkpoint, f"parameters {sorted(wrong)[:5]} do not fit {run.folder / 'model' / 'config.json'}", "Export with the release that trained the run"
         )
-    tied = RefinedWebForPreTraining._tied_weights_keys if run.config.tie_word_embeddings else {}
-    return {name: state[name] for name in expected if name not in tied}
+    return {name: found[name] for name in expected if name not in tied}
 
 
-def check_parity(folder: Path, run: TrainedRun, state: dict[str, torch.Tensor], *, dtype: torch.dtype, python: str | Path | None) -> dict[str, Any]:
+def check_parity(folder: Path, run: TrainedRun, weights: dict[str, Parameter], *, dtype: torch.dtype, python: str | Path | None) -> dict[str, Any]:
     """Compare the exported folder with the trained model, whose weights are rounded to the export's type."""
-    from rwtrain.data.tokenizer import Tokenizer
-
     model = RefinedWebForPreTraining(run.config)
-    rounded = {name: tensor.to(dtype).float() for name, tensor in state.items()}
-    model.load_state_dict(rounded, strict=not run.config.tie_word_embeddings)
-    model.tie_weights()
-    linker = None
-    if (folder / "linker").is_dir():
-        from rwtrain.model.linking_refinedweb import EntityLinker
-
-        linker = EntityLinker.open(folder / "linker")
+    state = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, parameter in weights.items():
+            state[name].copy_(parameter.load().to(dtype))
+    linker = EntityLinker.open(folder / LINKER_FOLDER) if (folder / LINKER_FOLDER).is_dir() else None
     reference = TrainerReference(model, Tokenizer(run.tokenizer), linker=linker, linking=run.linking)
     return run_parity(folder, reference, python=Path(python) if python is not None else None)

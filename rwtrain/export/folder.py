@@ -14,6 +14,7 @@ from rwtrain.errors import DataError
 from rwtrain.export.tokenizer import write_fast_tokenizer
 from rwtrain.files import write_json
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
+from rwtrain.model.linking_refinedweb import EntityLinker
 
 LINKER_FOLDER = "linker"
 CODE_FILES = ("configuration_refinedweb.py", "modeling_refinedweb.py", "heads_refinedweb.py", "linking_refinedweb.py", "processing_refinedweb.py")
@@ -89,8 +90,6 @@ def copy_linker(source: Path, folder: Path, config: RefinedWebConfig, data: Shar
     Raises:
         DataError: it is no linker folder, its vectors have another width, or the data was linked with other entities.
     """
-    from rwtrain.model.linking_refinedweb import EntityLinker
-
     try:
         linker = EntityLinker.open(source)
         width = int(linker.vectors([0]).shape[1])

@@ -189,7 +189,7 @@ def run_parity(folder: Path, reference: TrainerReference, *, python: Path | None
         write_request(request, folder, reference, isolated=python is not None)
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_", "TRANSFORMERS_"))}
         environment |= {"HF_HOME": str(request / "cache"), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        command = [str(python or sys.executable), "-I", str(Path(__file__).with_name("parity_probe.py")), str(request)]
+        command = [str(Path(python).absolute() if python else sys.executable), "-I", str(Path(__file__).with_name("parity_probe.py")), str(request)]
         try:
             finished = subprocess.run(command, env=environment, cwd=request, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -13,8 +13,9 @@ import torch
 from rwtrain.config.load import read_yaml
 from rwtrain.data.shards import ShardDataset
 from rwtrain.errors import DataError
+from rwtrain.export.zero import Parameter, read_parameters
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
-from rwtrain.train.checkpoint import consolidated_state, resolve
+from rwtrain.train.checkpoint import TAG, resolve
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,14 @@ class TrainedRun:
         """How the mentions of the training data were found: `left_context` and `min_score`; the defaults of `rwtrain prep` if nothing says so."""
         return {"left_context": True, "min_score": 0.0} | (self.corpus.get("plan", {}).get("link") or {})
 
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """All parameters by name, tied ones under every name; nothing of them is in memory yet."""
+        return read_parameters(self.checkpoint / TAG)
+
     def state(self) -> dict[str, torch.Tensor]:
         """All parameters in float32 by name."""
-        return consolidated_state(self.checkpoint)
+        return {name: parameter.load() for name, parameter in self.parameters.items()}
 
     def last_metrics(self) -> dict[str, Any]:
         """The last line of `metrics.jsonl` up to the checkpoint's step; empty without one."""

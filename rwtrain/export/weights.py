@@ -1,20 +1,22 @@
-"""Parameters into sharded safetensors, holding one shard in memory at a time."""
+"""Parameters into sharded safetensors, holding a few megabytes of them at a time."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from tqdm import tqdm
 
-from rwtrain.errors import ConfigError
+from rwtrain.errors import ConfigError, DataError
+from rwtrain.export.zero import Parameter
 from rwtrain.files import write_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # in safetensors headers
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -39,38 +41,46 @@ def plan_shards(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str
     return shards
 
 
-def write_weights(
-    folder: str | Path,
-    shapes: Mapping[str, Sequence[int]],
-    load: Callable[[str], torch.Tensor],
-    *,
-    dtype: torch.dtype,
-    max_shard_bytes: int,
-) -> int:
+def write_weights(folder: str | Path, parameters: Mapping[str, Parameter], *, dtype: torch.dtype, max_shard_bytes: int) -> int:
     """Write `model.safetensors`, or numbered shards with `model.safetensors.index.json`; return the number of parameters.
 
+    Memory stays at a few chunks of one parameter, whatever the size of the model.
+
     Args:
-        shapes: parameter names, in the order they are written, and their shapes; tied weights must be in it once.
-        load: gives the tensor of a name; called once for each.
-        dtype: type of the floating-point tensors on disk.
+        parameters: what to write, in this order; tied weights must be in it once.
+        dtype: type of the weights on disk.
     """
-    parameters = {name: math.prod(shape) for name, shape in shapes.items()}
-    shards = plan_shards({name: count * dtype.itemsize for name, count in parameters.items()}, max_shard_bytes)
+    counts = {name: math.prod(parameter.shape) for name, parameter in parameters.items()}
+    shards = plan_shards({name: count * dtype.itemsize for name, count in counts.items()}, max_shard_bytes)
     weight_map: dict[str, str] = {}
-    bar = tqdm(total=len(shapes), desc="weights", unit="tensor", leave=False, disable=None)
-    for number, names in enumerate(shards, 1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {}
-        for name in names:
-            tensors[name] = load(name).to(dtype).contiguous()
-            weight_map[name] = file
-            bar.update()
-        path = Path(folder) / file
-        save_file(tensors, path, metadata={"format": "pt"})
-        path.chmod(0o644)  # safetensors makes files for the owner only
-    bar.close()
-    total = sum(parameters.values())
+    with tqdm(total=len(parameters), desc="weights", unit="tensor", leave=False, disable=None) as bar:
+        for number, names in enumerate(shards, 1):
+            file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            weight_map |= dict.fromkeys(names, file)
+            write_safetensors(Path(folder) / file, {name: parameters[name] for name in names}, dtype=dtype, progress=bar)
+    total = sum(counts.values())
     if len(shards) > 1:
         index = {"metadata": {"total_size": total * dtype.itemsize, "total_parameters": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(Path(folder) / "model.safetensors.index.json", index)
     return total
+
+
+def write_safetensors(path: Path, parameters: Mapping[str, Parameter], *, dtype: torch.dtype, progress: tqdm) -> None:
+    """One safetensors file: the header's length (8 bytes), the header (JSON, padded to 8 bytes), the tensors without gaps."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, parameter in parameters.items():
+        start, end = end, end + math.prod(parameter.shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(parameter.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for parameter in parameters.values():
+            for chunk in parameter.chunks():
+                stream.write(chunk.to(dtype).view(torch.uint8).numpy().data)
+            progress.update()
+        if stream.tell() != 8 + len(text) + end:
+            raise DataError(
+                path, f"{stream.tell() - 8 - len(text)} bytes of weights instead of {end}", "A parameter's file changed while it was read: export again"
+            )
