@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwtrain.errors import ConfigError, DataError
+from rwtrain.knowledge.evaluate import evaluate_link_prediction
+from rwtrain.knowledge.store import EntityStore
+from rwtrain.knowledge.training import CHECKPOINT, train_transe
+from rwtrain.knowledge.transe import TransEConfig
+from rwtrain.knowledge.writing import Rejects, entity_batch, write_store
+
+SIDE = 8
+STEPS = ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2))
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    """The places of a grid and five relations that step from place to place: translations, which TransE can learn."""
+    rows = [{"id": f"Q{number}", "wikidata_id": "", "label": f"n{number}", "description": "", "aliases": []} for number in range(SIDE * SIDE)]
+    found = [(x * SIDE + y, kind, (x + right) * SIDE + y + up) for kind, (right, up) in enumerate(STEPS) for x in range(SIDE - right) for y in range(SIDE - up)]
+    triples = np.random.default_rng(0).permutation(np.array(found, np.int32))
+    splits = {"valid": triples[:20], "test": triples[20:40], "train": triples[40:]}
+    relations = [(f"step {kind}", "") for kind in range(len(STEPS))]
+    write_store(tmp_path / "grid", entities=[entity_batch(rows)], relations=relations, triples=splits, rejects=Rejects(), provenance={})
+    return tmp_path / "grid"
+
+
+SETTINGS = {"dimension": 16, "batch_size": 16, "negatives": 16, "epochs": 60, "evaluate_every": 20, "checkpoint_seconds": 0.05, "seed": 1}
+
+
+def test_training_learns_and_writes_vectors_and_curve(grid: Path) -> None:
+    store = EntityStore.open(grid)
+    details = train_transe(store, TransEConfig(**SETTINGS), progress=False)
+    assert details["steps"] == 60 * 14
+    assert [entry["epoch"] for entry in details["history"] if "mrr" in entry] == [20, 40, 60]
+    figures = evaluate_link_prediction(store)
+    assert figures["mrr"] > 3 * figures["chance_mrr"]
+    assert (grid / "transe" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert not (grid / CHECKPOINT).exists()
+
+
+def test_killed_and_resumed_run_gives_the_same_vectors(grid: Path, tmp_path: Path) -> None:
+    settings = SETTINGS | {"epochs": 120}
+    code = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from rwtrain.knowledge.store import EntityStore\nfrom rwtrain.knowledge.transe import TransEConfig\n"
+        "from rwtrain.knowledge.training import train_transe\n"
+        f"train_transe(EntityStore.open(sys.argv[1]), TransEConfig(**{settings!r}), progress=False)"
+    )
+    command = [sys.executable, "-c", code, str(grid)]
+    process = subprocess.Popen(command)
+    while not (grid / CHECKPOINT).exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (grid / "transe").exists()
+    subprocess.run(command, check=True)
+    resumed = np.array(EntityStore.open(grid).vectors)
+    assert not (grid / CHECKPOINT).exists()
+    for path in (grid / "transe").iterdir():
+        path.unlink()
+    (grid / "transe").rmdir()
+    subprocess.run(command, check=True)
+    assert np.array_equal(np.array(EntityStore.open(grid).vectors), resumed)
+
+
+def test_a_damaged_checkpoint_is_named(grid: Path) -> None:
+    (grid / CHECKPOINT).write_bytes(b"\0" * 100)
+    with pytest.raises(DataError, match=rf"{CHECKPOINT}: not a readable checkpoint"):
+        train_transe(EntityStore.open(grid), TransEConfig(**SETTINGS), progress=False)
+
+
+def test_early_stopping_keeps_the_best_vectors(grid: Path) -> None:
+    store = EntityStore.open(grid)
+    details = train_transe(store, TransEConfig(**SETTINGS | {"epochs": 600, "evaluate_every": 4, "patience": 3}), progress=False)
+    scores = [entry["mrr"] for entry in details["history"] if "mrr" in entry]
+    assert details["history"][-1]["epoch"] < 600
+    assert max(scores) == scores[-4] == details["valid_mrr"]
+    assert evaluate_link_prediction(store, split="valid")["mrr"] == pytest.approx(details["valid_mrr"])
+
+
+def test_same_settings_are_not_trained_twice(grid: Path) -> None:
+    store, config = EntityStore.open(grid), TransEConfig(**SETTINGS | {"epochs": 2})
+    train_transe(store, config, progress=False)
+    written = (grid / "transe" / "manifest.json").stat().st_mtime_ns
+    train_transe(store, config, progress=False)
+    assert (grid / "transe" / "manifest.json").stat().st_mtime_ns == written
+    train_transe(store, config, progress=False, force=True)
+    assert (grid / "transe" / "manifest.json").stat().st_mtime_ns > written
+
+
+def test_minutes_bound_the_run(grid: Path) -> None:
+    details = train_transe(EntityStore.open(grid), TransEConfig(**SETTINGS | {"minutes": 0.02, "evaluate_every": 0}), progress=False)
+    assert 0.3 < details["seconds"] < 5
+
+
+def test_divergence_and_missing_devices_are_explained(grid: Path) -> None:
+    with pytest.raises(ConfigError, match="device: cuda:9 cannot be used"):
+        train_transe(EntityStore.open(grid), TransEConfig(device="cuda:9"), progress=False)
+    with pytest.raises(ConfigError, match=r"the loss became .* Lower learning_rate"):
+        train_transe(EntityStore.open(grid), TransEConfig(**SETTINGS | {"learning_rate": 1e37}), progress=False)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rwtrain.config.load import load_config
+from rwtrain.errors import ConfigError
+from rwtrain.knowledge.transe import TransE, TransEConfig, distance, pairwise_distance
+
+DRAW = np.random.default_rng(5)
+
+
+def plain_distance(head: np.ndarray, relation: np.ndarray, tail: np.ndarray, norm: int) -> float:
+    difference = [float(h) + float(r) - float(t) for h, r, t in zip(head, relation, tail, strict=True)]
+    return sum(abs(value) for value in difference) if norm == 1 else sum(value * value for value in difference) ** 0.5
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_distance_is_the_norm_of_h_plus_r_minus_t(norm: int) -> None:
+    head, relation, tail = DRAW.normal(size=(3, 6, 17)).astype(np.float32)
+    expected = [plain_distance(head[i], relation[i], tail[i], norm) for i in range(6)]
+    found = distance(*map(torch.from_numpy, (head, relation, tail)), norm=norm)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    pairs = pairwise_distance(torch.from_numpy(head + relation), torch.from_numpy(tail), norm=norm)
+    np.testing.assert_allclose(pairs, [[plain_distance(head[i], relation[i], tail[j], norm) for j in range(6)] for i in range(6)], rtol=2e-6)
+
+
+def reference_loss(entity: torch.Tensor, relation: torch.Tensor, triples: np.ndarray, negatives: list[int], config: TransEConfig) -> torch.Tensor:
+    """The loss, one triple and one candidate at a time, in float64; autograd then gives its gradient."""
+    total = torch.zeros((), dtype=torch.float64)
+    for head, rel, tail in triples.tolist():
+        positive = torch.linalg.vector_norm(entity[head] + relation[rel] - entity[tail], ord=config.norm)
+        for answer, query in ((tail, entity[head] + relation[rel]), (head, entity[tail] - relation[rel])):
+            others = torch.stack([torch.linalg.vector_norm(query - entity[other], ord=config.norm) for other in negatives if other != answer])
+            if config.loss == "self_adversarial":
+                share = torch.softmax(-config.adversarial_temperature * others.detach(), 0)
+                total = total - torch.log(torch.sigmoid(config.margin - positive)) - (share * torch.log(torch.sigmoid(others - config.margin))).sum()
+                continue
+            logits = torch.cat([positive[None], others]) * -config.scale
+            smoothing = config.label_smoothing
+            target = torch.full((len(logits),), smoothing / len(negatives), dtype=torch.float64)
+            target[0] = 1 - smoothing * (len(logits) - 1) / len(negatives)
+            total = total - (target * torch.log_softmax(logits, 0)).sum()
+    return total
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+@pytest.mark.parametrize("negatives", [0, 5])
+@pytest.mark.parametrize("settings", [{}, {"scale": 2.5, "label_smoothing": 0.1}, {"loss": "self_adversarial", "margin": 2.0, "adversarial_temperature": 0.7}])
+def test_a_step_follows_the_gradient_of_the_plain_loss(norm: int, negatives: int, settings: dict) -> None:
+    config = TransEConfig(dimension=6, norm=norm, negatives=negatives, learning_rate=0.1, seed=3, **settings)
+    model = TransE(entities=9, relations=2, config=config)
+    entity = model.entity_ND.double().requires_grad_()
+    relation = model.relation_RD.double().requires_grad_()
+    triples = np.array([[0, 0, 1], [1, 1, 2], [0, 0, 3], [4, 1, 4]])
+    drawn = [3, 5, 6, 3, 1]
+    loss = reference_loss(entity, relation, triples, drawn if negatives else list(range(9)), config)
+    loss.backward()
+    before_entity, before_relation = model.entity_ND.clone(), model.relation_RD.clone()
+    found = model.step(torch.from_numpy(triples), torch.tensor(drawn) if negatives else None, learning_rate=0.1)
+    np.testing.assert_allclose(float(found), float(loss.detach()) / 8, rtol=1e-5)
+    for before, after, gradient in ((before_entity, model.entity_ND, entity.grad), (before_relation, model.relation_RD, relation.grad)):
+        step = 0.1 * gradient / (gradient.square().mean(1, keepdim=True) + 1e-12).sqrt()
+        np.testing.assert_allclose(after, (before.double() - step).detach(), atol=2e-4)
+
+
+def test_rows_outside_the_batch_are_not_touched() -> None:
+    model = TransE(entities=50, relations=4, config=TransEConfig(dimension=4))
+    before = model.entity_ND.clone()
+    model.step(torch.tensor([[1, 2, 3]]), torch.tensor([7, 9]), learning_rate=0.1)
+    changed = (model.entity_ND != before).any(1).nonzero().flatten().tolist()
+    assert changed == [1, 3, 7, 9]
+
+
+def test_settings_without_effect_are_refused() -> None:
+    with pytest.raises(ConfigError, match="label_smoothing has no effect"):
+        load_config(TransEConfig, None, ["loss=self_adversarial", "label_smoothing=0.1"])
+    with pytest.raises(ConfigError, match="did you mean `dimension`"):
+        load_config(TransEConfig, None, ["dimensions=3"])
