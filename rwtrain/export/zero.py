@@ -103,21 +103,20 @@ def _partitioned(folder: Path, models: list[Any], optimizers: list[Any]) -> dict
         raise DataError(
             folder, f"{len(optimizers)} files *_optim_states.pt, the checkpoint was written by {ranks} ranks", "Copy the checkpoint again, with all its files"
         )
-    module, buffers = models[0]["module"], models[0]["buffer_names"]
-    found = {name: _whole(module[name]) for name in buffers if name in module}
-    shapes = models[0]["param_shapes"]
-    fragments = [state.get("frozen_param_fragments") or {} for state in models]
+    module, shapes = models[0]["module"], models[0]["param_shapes"]
     if "fp32_flat_groups" in optimizers[0]:
+        found = {name: _whole(module[name]) for name in models[0]["buffer_names"] if name in module}
         flat = [state["fp32_flat_groups"] for state in optimizers]
         found |= _stage_3(folder, {name: tuple(shape) for group in shapes for name, shape in group.items()}, flat)
         for name, shape in (models[0].get("frozen_param_shapes") or {}).items():
-            found[name] = Parameter(tuple(shape), _cut([part[name] for part in fragments], 0, math.prod(shape)))
+            fragments = [state["frozen_param_fragments"][name] for state in models]
+            found[name] = Parameter(tuple(shape), _cut(fragments, 0, math.prod(shape)))
     else:
+        found = {name: _whole(tensor) for name, tensor in module.items() if isinstance(tensor, StoredTensor)}  # buffers and frozen parameters are only here
         paddings = optimizers[0].get("param_alignment_paddings")
         for number, group in enumerate(shapes):
             partitions = [state["single_partition_of_fp32_groups"][number] for state in optimizers]
             found |= _stage_1_or_2(folder, group, partitions, paddings[number] if paddings else [0] * len(group))
-        found |= {name: _whole(tensor) for name, tensor in fragments[0].items()}
     return found
 
 
