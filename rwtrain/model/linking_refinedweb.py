@@ -144,7 +144,8 @@ def read_words(text: str, *, char_flags: np.ndarray, char_fold: np.ndarray) -> W
     joins = np.zeros(len(start), bool)
     joins[:-1] = (soft[start[1:]] - soft[end[:-1]] == gap) & (gap <= MAX_JOIN_CHARACTERS)
     if len(start) > 1:
-        sentence_end = (codes[end[:-1]] == ord(".")) & (gap > 1) & (end[:-1] - start[:-1] > LONGEST_ABBREVIATION)
+        abbreviation = (end[:-1] - start[:-1] <= LONGEST_ABBREVIATION) & (upper[end[:-1]] > upper[start[:-1]])
+        sentence_end = (codes[end[:-1]] == ord(".")) & (gap > 1) & ~abbreviation
         joins[:-1] &= ~sentence_end
     return Words(codes, start, end, _word_hashes(folded, start, end), upper[end] - upper[start], cased[end] - cased[start], joins)
 
@@ -385,7 +386,7 @@ class _Spots:
             + settings["mention_several_words"] * several
             + settings["mention_length"] * (length - 6)
             + settings["mention_lower"] * (self.shape == LOWER)
-            + settings["mention_common"] * self.common
+            + settings["mention_common"] * (self.common * ~((self.shape == ALL_CAPITALS) & best(exact).astype(bool)))
             + settings["mention_opens_sentence"] * (self.opens_sentence & ~several & (self.shape == CAPITALISED))
         )
 
