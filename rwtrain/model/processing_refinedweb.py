@@ -136,7 +136,7 @@ class RefinedWebProcessor(ProcessorMixin):
             padding=padding,
             padding_side=padding_side,
             return_tensors=return_tensors,
-            max_length=len(prefix) + max_length if max_length else None,
+            max_length=len(prefix) + max_length if max_length and padding == "max_length" else None,
         )
         data = dict(batch)
         if pixels is not None:
