@@ -14,6 +14,8 @@ from data_prep.records import Record, Removed
 from rwtrain.errors import RWTrainError
 
 LABEL_PREFIX = "__label__"
+GLANCE = 600
+CLEAR = 0.9
 
 
 class Language:
@@ -29,7 +31,10 @@ class Language:
         return [self._one(record) for record in records]
 
     def _one(self, record: Record) -> Record | Removed:
-        language, score = identify(record.text[: self.config.characters])
+        # Most texts are clear from their first characters; only the others are looked at in full length.
+        language, score = identify(record.text[: min(GLANCE, self.config.characters)])
+        if score < CLEAR and len(record.text) > GLANCE:
+            language, score = identify(record.text[: self.config.characters])
         if score < self.config.min_score:
             return Removed("uncertain language")
         if self.keep and language not in self.keep:

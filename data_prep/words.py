@@ -63,11 +63,6 @@ def split_words(text: str) -> Words:
     return Words(*_split(code_points(text), character_classes(), folded_characters()))
 
 
-def word_hash(word: str) -> int:
-    """The `Words.hash` of a single word."""
-    return int(split_words(word).hash[0])
-
-
 def code_points(text: str) -> np.ndarray:
     """The characters of a text as numbers, [characters] uint32."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from data_prep.english_words import filter_words
 from data_prep.filters.repetition import count_repeated
 from data_prep.filters.terminal import TERMINAL_PUNCTUATION
 from data_prep.plan import FineWebNode
 from data_prep.records import Record, Removed
-from data_prep.words import words_of
 
 
 class FineWeb:
@@ -32,6 +32,6 @@ class FineWeb:
             return "too many short lines"
         if count_repeated(lines)[1] > config.max_repeated_line_characters * (len(text) - text.count("\n")):
             return "characters in repeated lines"
-        if text.count("\n") > config.max_line_breaks_per_word * len(words_of(record).hash):
+        if text.count("\n") > config.max_line_breaks_per_word * len(filter_words(record).hash):
             return "too many line breaks"
         return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from data_prep.english_words import english_words, filter_words
 from data_prep.plan import QualityNode
 from data_prep.records import Record, Removed
-from data_prep.words import word_hash, words_of
 
 BULLETS = ("•", "-")
 ELLIPSES = ("...", "…")
@@ -20,7 +20,7 @@ class Quality:
     def __init__(self, config: QualityNode) -> None:
         self.config = config
         self.configs = {language: config.model_copy(update=values) for language, values in config.per_language.items()}
-        self.stop_words = {language: np.array([word_hash(word) for word in words], np.uint64) for language, words in config.stop_words.items()}
+        self.stop_words = {language: np.array([english_words(word).hash[0] for word in words], np.uint64) for language, words in config.stop_words.items()}
 
     def __call__(self, records: list[Record]) -> list[Record | Removed]:
         return [Removed(reason) if (reason := self.reason(record)) else record for record in records]
@@ -31,8 +31,8 @@ class Quality:
         return self._words_reason(record, config) or _lines_reason(record.text, config)
 
     def _words_reason(self, record: Record, config: QualityNode) -> str | None:
-        words, text = words_of(record), record.text
-        real = words.folded != 0
+        words, text = filter_words(record), record.text
+        real = ~words.is_symbol
         count, total = int(real.sum()), len(words.hash)
         if count < config.min_words:
             return "too few words"

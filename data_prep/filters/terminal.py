@@ -169,3 +169,10 @@ TERMINAL_PUNCTUATION = frozenset(
         ),
     )
 )
+
+# Characters that make a word a symbol if it has no others: the list that the published quality filters share, and all control characters.
+PUNCTUATION = (
+    frozenset("!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„';’{|∶´[=-`*．（–？！：$～«〉,><》)?）。…@_.\"}►»")
+    | frozenset(map(chr, (*range(9), 11, 12, *range(13, 32), *range(127, 160))))
+    | TERMINAL_PUNCTUATION
+)

@@ -12,6 +12,10 @@ from data_prep.plan import UnicodeNode
 from data_prep.records import Record
 
 CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufff9-\ufffb\ud800-\udfff]")
+# UTF-8 that was read as a one-byte encoding shows a lead byte's character before a continuation byte's; this finds such pairs
+# fast, so that ftfy's thorough look is taken at few texts.
+HIGH = "\x80-\xbf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ€"
+HINT = re.compile(f"[Â-ß][{HIGH}]|[à-ô][{HIGH}]{{2}}|[РСГвЂ][{HIGH}ЂЃѓЉЊЌЋЏђљњќћџЎўЈҐЁЄЇІіґёєјЅѕї]")
 LINE_BREAK = re.compile("\r\n?|\x0c|\x85|\u2028|\u2029")
 
 
@@ -28,7 +32,7 @@ class Unicode:
 
     def repair(self, text: str) -> str:
         """The repaired text; plain text comes back as it is."""
-        if self.config.mojibake and not text.isascii() and badness(text):
+        if self.config.mojibake and not text.isascii() and HINT.search(text) and badness(text):
             text = "\n".join(ftfy.fix_encoding(line) if badness(line) else line for line in text.split("\n"))
         text = CONTROL.sub("", LINE_BREAK.sub("\n", text))
         return text if text.isascii() or unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)

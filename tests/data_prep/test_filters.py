@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.filters.quality import Quality
-from data_prep.filters.repetition import Repetition, repeated_ngram_characters, top_ngram_characters
+from data_prep.filters.repetition import Repetition, repeated_ngram_characters, running_hashes, top_ngram_characters
 from data_prep.plan import QualityNode, RepetitionNode
 from data_prep.records import Record
 from data_prep.words import split_words
@@ -68,8 +68,9 @@ def test_ngram_counts_equal_a_plain_implementation(n: int, vocabulary: int) -> N
         words = ["w" * int(generator.integers(1, 4)) + str(index) for index in generator.integers(0, vocabulary, 150 if seed else n - 1)]
         found = split_words(" ".join(words))
         lengths = (found.end - found.start).astype(np.int64)
-        assert top_ngram_characters(found.hash, lengths, n) == plain_top(words, n)
-        assert repeated_ngram_characters(found.hash, lengths, n) == plain_repeated(words, n)
+        running, keys, counts, firsts = running_hashes(found.hash), np.zeros(512, np.uint64), np.zeros(512, np.int32), np.zeros(512, np.int32)
+        assert top_ngram_characters(running, lengths, n, keys, counts, firsts) == plain_top(words, n)
+        assert repeated_ngram_characters(running, lengths, n, keys) == plain_repeated(words, n)
 
 
 def test_repetition_reasons() -> None:
