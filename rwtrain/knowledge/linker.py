@@ -18,7 +18,10 @@ from rwtrain.files import atomic_folder, write_json
 from rwtrain.knowledge.characters import character_tables
 from rwtrain.knowledge.store import VECTORS_FOLDER, EntityStore
 from rwtrain.model.linking_refinedweb import (
+    ALIAS,
     CONTINUES,
+    LABEL,
+    LAST_NAME,
     LOWER,
     MAX_WORDS,
     SCHEMA_VERSION,
@@ -34,7 +37,7 @@ from rwtrain.model.linking_refinedweb import (
 logger = logging.getLogger(__name__)
 
 SETTINGS: dict[str, float] = {
-    "threshold": 0.35,
+    "threshold": 0.5,
     "prior": 1.0,
     "exact": 0.5,
     "coherence": 3.0,
@@ -48,16 +51,20 @@ SETTINGS: dict[str, float] = {
     "mention_popularity": 0.1,
     "mention_several_words": 1.5,
     "mention_length": 0.15,
-    "mention_lower": -0.7,
+    "mention_lower": -2.5,
     "mention_common": -3.0,
     "mention_opens_sentence": -0.5,
+    "mention_beside_capital": -2.0,
     "mention_context": 0.3,
+    "named": 3.0,
+    "mention_named": 1.5,
 }
-LABEL_WEIGHT, VARIANT_WEIGHT, ALIAS_WEIGHT = 1.0, 0.7, 0.4
+LABEL_WEIGHT, VARIANT_WEIGHT, ALIAS_WEIGHT, LAST_NAME_WEIGHT = 1.0, 0.7, 0.4, 0.1
 POPULARITY_POWER = 0.75
 ABOUT_WORDS = 24
 SLOTS_PER_ENTRY = 1.5
 SHORT_CODE_LETTERS = 3
+LAST_NAME_PATTERN = re.compile(r"^\w.* ([^\W\d_][\w'’-]{2,})$")
 BRACKETS = re.compile(r"\s*[(（][^()（）]*[)）]\s*$")
 
 
@@ -68,7 +75,7 @@ class Names:
     text: list[str]
     entity: np.ndarray
     weight: np.ndarray
-    is_label: np.ndarray
+    kind: np.ndarray
 
 
 def build_linker(store: EntityStore, out: str | Path, *, settings: dict[str, float] | None = None) -> dict[str, Any]:
@@ -104,6 +111,8 @@ def build_linker(store: EntityStore, out: str | Path, *, settings: dict[str, flo
         if trained:
             vectors = np.ascontiguousarray(store.vectors)
             save_file({"entity_vectors": vectors, "mean": vectors.mean(0, dtype=np.float64).astype(np.float32)}, folder / VECTORS_FILE)
+        for path in folder.iterdir():
+            path.chmod(0o644)  # safetensors makes files that only their owner can read
         description = {
             "schema_version": SCHEMA_VERSION,
             "store_hash": store.hash,
@@ -120,23 +129,46 @@ def build_linker(store: EntityStore, out: str | Path, *, settings: dict[str, flo
 
 
 def collect_names(store: EntityStore) -> Names:
-    """Labels, labels without a bracketed addition, and aliases of all entities."""
+    """Labels, labels without a bracketed addition, aliases, and the last names of people."""
     text: list[str] = []
     entity: list[int] = []
     weight: list[float] = []
+    kind: list[int] = []
+    people = person_rows(store)
     for row in range(len(store)):
         if not store.has_label(row):
             continue
-        names: dict[str, float] = {}
-        label = store.label(row)
-        for name, value in ((label, LABEL_WEIGHT), (BRACKETS.sub("", label), VARIANT_WEIGHT), *((alias, ALIAS_WEIGHT) for alias in store.aliases(row))):
-            clean = " ".join(name.split())
-            names[clean] = max(names.get(clean, 0.0), value)
+        label = _clean(store.label(row))
+        names = {label: (LABEL_WEIGHT, LABEL)}
+        for name, value in ((BRACKETS.sub("", label), VARIANT_WEIGHT), *((_clean(alias), ALIAS_WEIGHT) for alias in store.aliases(row))):
+            names.setdefault(name, (value, ALIAS))
+        if row in people and label.split(" ", 1)[0] in names and " " in label:  # a first name alone
+            names[label.split(" ", 1)[0]] = (LAST_NAME_WEIGHT, LAST_NAME)
+        if row in people and (last := LAST_NAME_PATTERN.search(label)):
+            names.setdefault(last[1], (LAST_NAME_WEIGHT, LAST_NAME))
         text += names
         entity += [row] * len(names)
-        weight += names.values()
-    weights = np.array(weight, np.float32)
-    return Names(text, np.array(entity, np.int32), weights, (weights == LABEL_WEIGHT).astype(np.uint8))
+        weight += [value for value, _ in names.values()]
+        kind += [value for _, value in names.values()]
+    return Names(text, np.array(entity, np.int32), np.array(weight, np.float32), np.array(kind, np.uint8))
+
+
+def _clean(name: str) -> str:
+    """One space between words, no leading article: "the United States" is found as "United States"."""
+    return " ".join(name.split()).removeprefix("the ")
+
+
+def person_rows(store: EntityStore) -> set[int]:
+    """Entities that the graph calls human: subjects of Freebase's /people/person relations, or of Wikidata's "instance of human"."""
+    triples = store.triples("train")
+    relations = [row for row in range(store.relation_count) if store.relation_id(row).startswith("/people/person/")]
+    rows = set(triples[np.isin(triples[:, 1], relations), 0].tolist())
+    try:
+        human = store.row("Q5")
+    except KeyError:
+        return rows
+    instance_of = [row for row in range(store.relation_count) if store.relation_id(row) == "P31"]
+    return rows | set(triples[np.isin(triples[:, 1], instance_of) & (triples[:, 2] == human), 0].tolist())
 
 
 def name_table(names: Names, popularity: np.ndarray, *, flags: np.ndarray, fold: np.ndarray) -> dict[str, np.ndarray]:
@@ -165,7 +197,7 @@ def name_table(names: Names, popularity: np.ndarray, *, flags: np.ndarray, fold:
         "candidate_entity": names.entity[kept],
         "candidate_prior": (weight[order] / total[form_of]).astype(np.float32),
         "candidate_shape": shape[kept].astype(np.uint8),
-        "candidate_label": names.is_label[kept],
+        "candidate_kind": names.kind[kept],
         "candidate_exact": np.array([zlib.crc32(names.text[row].encode()) for row in kept], np.uint32),
     }
     return table
@@ -185,10 +217,10 @@ def _usable(names: Names, count: np.ndarray, shape: np.ndarray, letters: np.ndar
     """Names that can be found in text without linking everything: no single letters, no lower-case codes such as "be" or "it", no bare numbers."""
     joined = np.concatenate([[0], np.cumsum(words.joins)])
     whole = (count > 0) & (joined[np.maximum(first + count - 1, 0)] - joined[np.minimum(first, len(joined) - 1)] == count - 1)
-    short_code = (shape == LOWER) & (letters <= SHORT_CODE_LETTERS) & (names.is_label == 0)
+    short_code = (shape == LOWER) & (letters <= SHORT_CODE_LETTERS) & (names.kind != LABEL)
     digits = np.array([text.replace(" ", "").isdigit() for text in names.text], bool)
     symbols = np.array([any(sign in "+#*$@%=<>~^" for sign in text) for text in names.text], bool) & (letters <= 2)
-    return whole & (count <= MAX_WORDS) & (letters >= 2) & ~short_code & ~(digits & (names.is_label == 0)) & ~symbols
+    return whole & (count <= MAX_WORDS) & (letters >= 2) & ~short_code & ~(digits & (names.kind != LABEL)) & ~symbols
 
 
 def _phrase_hashes(hashes: np.ndarray, first: np.ndarray, count: np.ndarray) -> np.ndarray:

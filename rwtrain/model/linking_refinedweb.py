@@ -51,6 +51,9 @@ SHAPE_WEIGHTS = np.array(
     np.float32,
 )
 
+ALIAS, LABEL, LAST_NAME = 0, 1, 2  # `candidate_kind`; a last name alone is a mention only near the full name
+NEVER = -30.0  # logit
+
 CONTINUES = np.uint32(1 << 31)  # in `slot_form`: longer names begin with these words
 FORM_MASK = np.uint32((1 << 31) - 1)
 FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
@@ -316,7 +319,7 @@ class _Spots:
         self.entity = table["candidate_entity"][place]
         self.prior = table["candidate_prior"][place]
         self.candidate_shape = table["candidate_shape"][place]
-        self.candidate_is_label = table["candidate_label"][place]
+        self.kind = table["candidate_kind"][place]
         self.candidate_exact = table["candidate_exact"][place]
         self.common = table["form_common"][form]
         surfaces = [text[start:end] for start, end in zip(self.char_start, self.char_end, strict=True)]
@@ -324,8 +327,19 @@ class _Spots:
         upper, cased = np.concatenate([[0], np.cumsum(words.upper)]), np.concatenate([[0], np.cumsum(words.cased)])
         self.cased = cased[self.last + 1] - cased[self.first]
         self.shape = shape_of(upper[self.last + 1] - upper[self.first], self.cased)
-        self.opens_sentence = opens_sentence(words)[self.first]
+        opens = opens_sentence(words)
+        self.opens_sentence = opens[self.first]
+        self.beside_capital = self._beside_capital(words, opens)
         self.score = np.zeros(len(self.entity), np.float32)
+
+    def _beside_capital(self, words: Words, opens: np.ndarray) -> np.ndarray:
+        """Matches that may be part of a longer, unknown name ("Paul" in "Paul Newton"): a capitalised word stands before (or after)."""
+        capital = np.append(words.upper > 0, False)
+        before = self.first - 1
+        beside = capital[before] & np.append(words.joins & ~opens, False)[before]
+        if not self.left_context:
+            beside |= capital[self.last + 1] & np.append(words.joins, False)[self.last]
+        return beside
 
     def _inside_identifier(self, words: Words, first: np.ndarray, last: np.ndarray) -> np.ndarray:
         """Matches inside addresses, file names and the like ("www.example.com"): glued to the word before (or after) by one of . @ / #."""
@@ -352,17 +366,34 @@ class _Spots:
         several = (self.last > self.first).astype(np.int64)
         compatible = SHAPE_WEIGHTS[several[self.owner], self.candidate_shape, self.shape[self.owner]]
         exact = self.candidate_exact == self.exact[self.owner]
-        logit = settings["prior"] * np.log(self.prior) + np.log(compatible) + settings["exact"] * exact
-        mention = self._mention_logit(table, compatible, exact, settings)
+        last_name = self.kind == LAST_NAME
+        logit = settings["prior"] * np.log(self.prior) + np.log(compatible) + settings["exact"] * exact + NEVER * last_name
+        mention = self._mention_logit(table, compatible, exact, settings) + NEVER * np.logical_and.reduceat(last_name, self.begin[:-1])
+        named = self._named_in_full(self._share(logit) * _sigmoid(mention)[self.owner], settings["threshold"])
+        logit = logit + (settings["named"] - NEVER * last_name) * named
+        mention = mention + (settings["mention_named"] - NEVER * np.logical_and.reduceat(last_name, self.begin[:-1])) * np.logical_or.reduceat(
+            named, self.begin[:-1]
+        )
         context = settings["overlap"] * self._word_overlap(table, words, int(settings["window_words"]))
         if vectors is not None and mean_D is not None:
-            share = self._share(logit)
-            context = context + settings["coherence"] * self._coherence(
-                vectors, mean_D, share * _sigmoid(mention)[self.owner], int(settings["window_mentions"])
-            )
+            likely = self._share(logit) * _sigmoid(mention)[self.owner]
+            context = context + settings["coherence"] * self._coherence(vectors, mean_D, likely, int(settings["window_mentions"]))
         share = self._share(logit + context)
         best_context = np.maximum.reduceat(context, self.begin[:-1])
         self.score = share * _sigmoid(mention + settings["mention_context"] * best_context)[self.owner]
+
+    def _named_in_full(self, likely: np.ndarray, threshold: float) -> np.ndarray:
+        """Which candidates of one-word matches were named by several words before (with both sides read: anywhere), [candidates] bool."""
+        several = self.last > self.first
+        found = several[self.owner] & (likely >= threshold)
+        entity, last = self.entity[found], self.last[self.owner[found]]
+        order = np.lexsort((last, entity))
+        entity, last = np.append(entity[order], np.iinfo(np.int32).max), np.append(last[order], np.iinfo(np.int64).max)
+        place = np.searchsorted(entity[:-1], self.entity)
+        there = entity[place] == self.entity
+        if self.left_context:
+            there &= last[place] < self.first[self.owner]
+        return there & ~several[self.owner]
 
     def _share(self, logit: np.ndarray) -> np.ndarray:
         """Softmax over each match's candidates."""
@@ -381,12 +412,13 @@ class _Spots:
             settings["mention_bias"]
             + settings["mention_shape"] * np.log(best(compatible))
             + settings["mention_exact"] * best(exact)
-            + settings["mention_label"] * best(self.candidate_is_label)
+            + settings["mention_label"] * best(self.kind == LABEL)
             + settings["mention_popularity"] * best(table["popularity"][self.entity])
             + settings["mention_several_words"] * several
             + settings["mention_length"] * (length - 6)
             + settings["mention_lower"] * (self.shape == LOWER)
             + settings["mention_common"] * (self.common * ~((self.shape == ALL_CAPITALS) & best(exact).astype(bool)))
+            + settings["mention_beside_capital"] * (self.beside_capital & (self.shape == CAPITALISED))
             + settings["mention_opens_sentence"] * (self.opens_sentence & ~several & (self.shape == CAPITALISED))
         )
 
