@@ -20,7 +20,7 @@ def decode_image(encoded: bytes) -> Image.Image:
         RWTrainError: the bytes are no image of a known format, are cut short, or claim more than `MAX_PIXELS` pixels.
     """
     try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise RWTrainError(f"An image claims {image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}. Scale it down or leave it out.")
         if "A" in image.getbands() or image.info.get("transparency") is not None:

@@ -11,7 +11,7 @@ import torch
 from rwtrain.data.tokenizer import Tokenizer
 from rwtrain.errors import ConfigError, DataError
 from rwtrain.export.card import write_card
-from rwtrain.export.folder import LINKER_FOLDER, copy_code, copy_linker, write_config, write_processor
+from rwtrain.export.folder import LINKER_FOLDER, copy_code, copy_linker, write_config, write_processor, write_sentence_transformers
 from rwtrain.export.parity import TrainerReference, run_parity
 from rwtrain.export.run import TrainedRun
 from rwtrain.export.weights import DTYPES, write_weights
@@ -61,6 +61,7 @@ def export_run(
         write_config(folder, run.config, dtype=dtype)
         copy_code(folder)
         write_processor(folder, run.config, run.tokenizer, max_tokens=run.seq_len, linking=run.linking)
+        write_sentence_transformers(folder)
         if linker is not None:
             copy_linker(Path(linker), folder, run.config, data)
         report = check_parity(folder, run, weights, dtype=DTYPES[dtype], python=parity_python) if parity else None

@@ -17,7 +17,14 @@ from rwtrain.model.configuration_refinedweb import RefinedWebConfig
 from rwtrain.model.linking_refinedweb import EntityLinker
 
 LINKER_FOLDER = "linker"
-CODE_FILES = ("configuration_refinedweb.py", "modeling_refinedweb.py", "heads_refinedweb.py", "linking_refinedweb.py", "processing_refinedweb.py")
+CODE_FILES = (
+    "configuration_refinedweb.py",
+    "modeling_refinedweb.py",
+    "heads_refinedweb.py",
+    "linking_refinedweb.py",
+    "processing_refinedweb.py",
+    "embedding_refinedweb.py",
+)
 AUTO_MAP = {
     "AutoConfig": "configuration_refinedweb.RefinedWebConfig",
     "AutoModel": "modeling_refinedweb.RefinedWebModel",
@@ -82,6 +89,12 @@ def write_processor(folder: Path, config: RefinedWebConfig, tokenizer: Path, *, 
         "link_min_score": linking["min_score"],
     }
     write_json(folder / "processor_config.json", settings)
+
+
+def write_sentence_transformers(folder: Path) -> None:
+    """The files with which sentence-transformers loads the folder."""
+    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": "embedding_refinedweb.RefinedWebEmbedding"}])
+    write_json(folder / "config_sentence_transformers.json", {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine", "prompts": {}})
 
 
 def copy_linker(source: Path, folder: Path, config: RefinedWebConfig, data: ShardDataset | None) -> None:
