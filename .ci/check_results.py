@@ -3,7 +3,8 @@
 import json
 import sys
 
-results = json.load(open(sys.argv[1], encoding="utf-8"))
+with open(sys.argv[1], encoding="utf-8") as stream:
+    results = json.load(stream)
 checks = {
     "zero-shot accuracy ≥ 60%": results["zero_shot_accuracy"] >= 0.60,
     "perplexity below 60% of a unigram model's": results["perplexity"] < 0.6 * results["unigram_perplexity"],

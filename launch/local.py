@@ -37,8 +37,9 @@ def run_ranks(command: list[str], *, processes: int) -> int:
 
     previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
-        for rank in range(processes):
-            children.append(subprocess.Popen(command, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True))
+        for rank in map(str, range(processes)):
+            child = subprocess.Popen(command, env=environment | {"RANK": rank, "LOCAL_RANK": rank}, start_new_session=True)
+            children.append(child)
         return _wait(children)
     finally:
         for child in children:

@@ -71,7 +71,7 @@ class Demo:
         if self.record_file.is_file() and not fresh:
             self.records = json.loads(self.record_file.read_text(encoding="utf-8"))
         self.fresh = fresh
-        self.fingerprint = xxhash.xxh3_64_hexdigest(f"{__version__} {out}")
+        self.fingerprint = xxhash.xxh3_64_hexdigest(f"{__version__} {out}".encode())
         self.linker, self.prepared, self.trained, self.exported = out / "linker", out / "prep", out / "train", out / "export"
 
     def stage(self, name: str, work: Callable[[], dict[str, Any]], *inputs: Path) -> None:

@@ -50,7 +50,8 @@ def main(folder: str, images_file: str, classes_file: str) -> None:
 def zero_shot(model, processor, images_file: str, classes_file: str) -> dict:
     """Classify images by the nearest class description."""
     data = np.load(images_file, allow_pickle=False)
-    names = json.load(open(classes_file, encoding="utf-8"))
+    with open(classes_file, encoding="utf-8") as stream:
+        names = json.load(stream)
     prototypes = []
     for name in names["classes"]:
         prompts = [template.format(name) for template in names["templates"]]

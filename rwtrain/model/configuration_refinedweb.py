@@ -40,8 +40,8 @@ class RefinedWebConfig(PreTrainedConfig):
     intermediate_size: int = 1408
     num_hidden_layers: int = 8
     num_attention_heads: int = 8
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    num_key_value_heads: int = None  # type: ignore[assignment]  # None is replaced in __post_init__, here and below
+    head_dim: int = None  # type: ignore[assignment]
     hidden_act: str = "silu"
     max_position_embeddings: int = 2048
     initializer_range: float = 0.02
@@ -52,16 +52,16 @@ class RefinedWebConfig(PreTrainedConfig):
     attention_bias: bool = False
     attention_dropout: float = 0.0
     mlp_bias: bool = False
-    rope_parameters: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] = None  # type: ignore[assignment]
     use_cache: bool = True
     tie_word_embeddings: bool = True
     entity_dim: int = 0
-    gate_layers: list[int] | None = None
+    gate_layers: list[int] = None  # type: ignore[assignment]
     gate_bias_init: float = 4.0
     embedding_dim: int = 256
     logit_scale_init: float = math.log(1 / 0.07)
     logit_scale_max: float = math.log(100.0)
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: Any = None
     image_seq_length: int = 0
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2
@@ -84,7 +84,7 @@ class RefinedWebConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Raise `ValueError` for shapes that cannot be built."""
-        if self.num_attention_heads % (self.num_key_value_heads or 1):
+        if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(f"num_attention_heads={self.num_attention_heads} is not a multiple of num_key_value_heads={self.num_key_value_heads}.")
         if self.norm_type not in ("rms_norm", "layer_norm"):
             raise ValueError(f"norm_type={self.norm_type!r}: choose rms_norm or layer_norm.")
@@ -92,7 +92,7 @@ class RefinedWebConfig(PreTrainedConfig):
             raise ValueError(f"norm_position={self.norm_position!r}: choose pre or post.")
         if self.gate_layers and not self.entity_dim:
             raise ValueError("gate_layers is set but entity_dim is 0: set entity_dim to the width of the entity vectors, or gate_layers to [].")
-        if any(not 0 <= layer < self.num_hidden_layers for layer in self.gate_layers or []):
+        if any(not 0 <= layer < self.num_hidden_layers for layer in self.gate_layers):
             raise ValueError(f"gate_layers={self.gate_layers}: the layers are 0 to {self.num_hidden_layers - 1}.")
 
 

@@ -45,7 +45,7 @@ class WeightedLinearCrossEntropy(torch.autograd.Function):
             error = error.mul_((weights_T[part] / scale)[:, None].to(error.dtype)).to(hidden_TD.dtype)
             grad_hidden_TD[part] = error @ weight_VD
             grad_weight_VD += error.T @ hidden_TD[part]
-        if needs_grad:
+        if grad_hidden_TD is not None and grad_weight_VD is not None:
             ctx.save_for_backward(grad_hidden_TD, grad_weight_VD.to(weight_VD.dtype), scale)
         ctx.mark_non_differentiable(losses_T)
         return (losses_T * weights_T).sum(), losses_T
@@ -148,9 +148,9 @@ class RefinedWebForCausalLM(RefinedWebPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, past_key_values: Cache | None = None, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: Any, past_key_values: Cache | None = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Images and entities belong to the prompt: they enter with the first forward pass and live in the cache after it."""
-        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)  # type: ignore[misc]
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             for name in ("pixel_values", "entity_embeds", "entity_positions", "block_sequence_ids"):
                 inputs.pop(name, None)
@@ -184,7 +184,7 @@ class RefinedWebPreTrainingOutput(ModelOutput):
 class RefinedWebForPreTraining(RefinedWebForCausalLM):
     """The same parameters; one forward pass over a packed batch yields what every pretraining loss needs."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,

@@ -84,7 +84,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -278,7 +278,7 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
         return self.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embed_tokens = value
+        self.embed_tokens = value  # type: ignore[assignment]
 
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Trunk inputs of images: [I, 3, height, width] → [I, P, D]."""
@@ -328,6 +328,7 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
+            assert input_ids is not None  # by the check above
             inputs_embeds = self.embed_inputs(input_ids, pixel_values)
             if block_sequence_ids is None and pixel_values is not None:
                 block_sequence_ids = image_blocks(input_ids, self.config.image_token_id, self.config.image_seq_length)

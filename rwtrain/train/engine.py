@@ -106,7 +106,7 @@ def _draw_in_float32() -> Iterator[None]:
     from transformers import initialization
 
     functions = initialization.TORCH_INIT_FUNCTIONS
-    original = dict(functions)
+    original: dict[str, Any] = dict(functions)
 
     def widened(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def drawn(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -126,7 +126,8 @@ def _draw_in_float32() -> Iterator[None]:
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; norms, biases and temperatures do not."""
-    decayed, plain = [], []
+    decayed: list[torch.Tensor] = []
+    plain: list[torch.Tensor] = []
     for parameter in model.parameters():
         dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
         (decayed if dimensions >= 2 else plain).append(parameter)

@@ -135,5 +135,5 @@ class Trainer:
     def _to_device(self, batch: Batch) -> Batch:
         if self.ranks.device.type == "cpu":
             return batch
-        moved = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        return Batch(**{name: value.to(self.ranks.device, non_blocking=True) if isinstance(value, torch.Tensor) else value for name, value in moved.items()})
+        moved: dict[str, Any] = {name: value.to(self.ranks.device, non_blocking=True) for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+        return dataclasses.replace(batch, **moved)

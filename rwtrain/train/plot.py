@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from rwtrain.errors import DataError
@@ -28,7 +29,7 @@ def plot_losses(run: Path) -> Path:
     latest = {line["step"]: line for line in lines}  # a step that was run twice: its last run
     steps = sorted(latest)
     names = [name for name in latest[steps[-1]] if name.startswith("loss/")]
-    resumes = [line["step"] for before, line in zip(lines, lines[1:], strict=False) if line["process"] != before["process"]]
+    resumes = [line["step"] for before, line in itertools.pairwise(lines) if line["process"] != before["process"]]
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.6 * rows), squeeze=False, layout="constrained")

@@ -99,7 +99,7 @@ def model_config(config: TrainConfig, inputs: Inputs) -> RefinedWebConfig:
         return RefinedWebConfig(
             vocab_size=inputs.tokenizer.vocab_size,
             **shape.model_dump(exclude={"rope_theta", "vision", "gate_layers"}),
-            gate_layers=shape.gate_layers if inputs.entity_dim else [],
+            gate_layers=shape.gate_layers if inputs.entity_dim else [],  # type: ignore[arg-type]  # None: the model chooses
             rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
             entity_dim=inputs.entity_dim,
             vision_config=shape.vision,

@@ -69,7 +69,7 @@ def test_the_batch_triangle_is_derived_once() -> None:
 
 def test_an_unknown_overlay_names_the_known_ones() -> None:
     values = {"run": "r", "steps": 1, "data": {"text": "t", "tokenizer": "k"}, "engine": {"overlays": ["zero4"]}}
-    with pytest.raises(ConfigError, match="no overlay 'zero4'.*zero3"):
+    with pytest.raises(ConfigError, match=r"no overlay 'zero4'.*zero3"):
         resolve(TrainConfig.model_validate(values), world_size=1)
 
 

@@ -62,10 +62,13 @@ def test_any_arrow_tool_reads_a_shard(folder: Path) -> None:
 
 
 def test_an_interrupted_writer_leaves_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
+    def interrupted() -> None:
         with ShardWriter(tmp_path / "set", vocab_size=10, tokenizer_hash="t") as writer:
             writer.add(Document(doc_id="a", tokens=np.array([1, 2]), content_id=0))
             raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with pytest.raises(DataError, match=r"no finished dataset.*manifest\.json.*rwtrain prep"):
         ShardDataset(tmp_path / "set")
 
