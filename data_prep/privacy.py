@@ -28,7 +28,8 @@ PHONE = re.compile(
     )(?![\w]|[.,-]\d)""",
     re.VERBOSE,
 )
-DIGIT_RUN = re.compile(r"\d[\d ()./+:\u00a0-]{5,}")
+NUMBER = re.compile(r"\d[\d ()./:\u00a0-]{5,}|[\dA-Fa-f]{1,4}(?::[\dA-Fa-f]{1,4}){3,}")
+SPELLED_AT = re.compile(r"[\[(]\s?at\s?[\])]", re.IGNORECASE)
 MIN_PHONE_DIGITS, MAX_PHONE_DIGITS = 7, 15
 # Length of an IBAN by country (ISO 13616 registry), for the countries that have one.
 IBAN_LENGTHS = {
@@ -58,19 +59,35 @@ class Privacy:
         if config.email:
             if "@" in text:
                 text = EMAIL.sub(config.email, text)
-            if "at" in text:
-                text = EMAIL_SPELLED.sub(config.email, text) if re.search(r"[\[(]\s?at\s?[\])]", text, re.IGNORECASE) else text
-        if not DIGIT_RUN.search(text) and "::" not in text and not IBAN.search(text):
-            return text
+            if SPELLED_AT.search(text):
+                text = EMAIL_SPELLED.sub(config.email, text)
+        if config.ip and "::" in text:
+            text = _replace(IPV6, text, config.ip, is_public_address)
+        # The patterns for numbers are slow; they see the lines only that hold enough digits.
+        lines = {text.rfind("\n", 0, match.start()) + 1 for match in NUMBER.finditer(text) if _may_matter(match[0])}
+        parts, position = [], 0
+        for start in sorted(lines):
+            end = text.find("\n", start)
+            end = len(text) if end < 0 else end
+            parts += [text[position:start], self._scrub_line(text[start:end])]
+            position = end
+        return "".join([*parts, text[position:]]) if parts else text
+
+    def _scrub_line(self, line: str) -> str:
+        config = self.config
         if config.iban:
-            text = _replace(IBAN, text, config.iban, is_iban)
+            line = _replace(IBAN, line, config.iban, is_iban)
         if config.card:
-            text = _replace(CARD, text, config.card, is_card)
+            line = _replace(CARD, line, config.card, is_card)
         if config.ip:
-            text = _replace(IPV4, text, config.ip, is_public_address)
-            if ":" in text:
-                text = _replace(IPV6, text, config.ip, is_public_address)
-        return _replace(PHONE, text, config.phone, is_phone) if config.phone else text
+            line = _replace(IPV4, line, config.ip, is_public_address)
+            if line.count(":") >= 2:
+                line = _replace(IPV6, line, config.ip, is_public_address)
+        return _replace(PHONE, line, config.phone, is_phone) if config.phone else line
+
+
+def _may_matter(run: str) -> bool:
+    return sum(map(str.isdigit, run)) >= MIN_PHONE_DIGITS or run.count(".") >= 3 or run.count(":") >= 2
 
 
 def _replace(pattern: re.Pattern[str], text: str, word: str, is_real: Callable[[str], bool]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.dedup.substring import Documents, remaining
+from data_prep.fast_encode import FastEncoder
 from data_prep.hashing import hash64, hash64_of, unit_interval
 from data_prep.linking import open_linker, token_spans
 from data_prep.plan import Plan, SplitNode
@@ -29,13 +31,20 @@ def choose_split(doc_id: str, splits: SplitNode, *, seed: int) -> str:
     return "test" if place < splits.valid + splits.test else "train"
 
 
+@lru_cache(maxsize=1)
+def open_tokenizer(path: str) -> tuple[Tokenizer, FastEncoder]:
+    """A tokenizer and its encoder; opened once per process and file."""
+    tokenizer = Tokenizer(path)
+    return tokenizer, FastEncoder(tokenizer)
+
+
 def tokenise(arguments: tuple[Plan, Documents, str, bool], prefix: Path) -> dict[str, Any]:
     """Do one unit: its remaining documents, tokenised, into `prefix.parquet`.
 
     Arguments are (plan, the unit's documents, tokenizer file, whether to link entities).
     """
     plan, documents, tokenizer_path, link = arguments
-    tokenizer = Tokenizer(tokenizer_path)
+    tokenizer, encoder = open_tokenizer(tokenizer_path)
     linker = open_linker(plan.link.store) if link and plan.link.store else None
     schema = arrow_schema("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32").append(pa.field("split", pa.large_string()))
     counts = {"documents": Counter[str](), "tokens": Counter[str](), "lengths": Counter[str](), "languages": Counter[str]()}
@@ -44,15 +53,16 @@ def tokenise(arguments: tuple[Plan, Documents, str, bool], prefix: Path) -> dict
     with atomic_path(output) as temporary, pq.ParquetWriter(str(temporary), schema, compression="zstd", compression_level=3) as writer:
         for batch in remaining(documents):
             if batch:
-                rows = _rows(batch, plan, tokenizer, linker, totals)
+                rows = _rows(batch, plan, tokenizer, encoder, linker, totals)
                 _count(rows, counts)
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
     return {"hash": content_hash(output), **totals, **{name: dict(sorted(counter.items())) for name, counter in counts.items()}}
 
 
-def _rows(records: list[Record], plan: Plan, tokenizer: Tokenizer, linker: Any, totals: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(records: list[Record], plan: Plan, tokenizer: Tokenizer, encoder: FastEncoder, linker: Any, totals: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
-    for record, ids in zip(records, tokenizer.encode_batch([record.text for record in records]), strict=True):
+    for record in records:
+        ids = encoder.encode(record.text)
         starts: list[int] = []
         ends: list[int] = []
         entities: list[int] = []
