@@ -12,6 +12,7 @@ import torch
 from rwtrain.config.deepspeed import resolve
 from rwtrain.config.schema import TrainConfig
 from rwtrain.data.recipe import Batch
+from rwtrain.data.streams import TextStream
 from rwtrain.errors import RWTrainError
 from rwtrain.objectives.task import LOSSES, PretrainingTask, TaskOutput
 from rwtrain.train import checkpoint, distributed
@@ -58,6 +59,18 @@ class Trainer:
         self.tokens_per_step = self.loader.recipe.rows * config.batch.seq_len * replicas
         self.log = MetricsLog(self.folder, enabled=ranks.is_main, tensorboard=config.logging.tensorboard, start=self.step, steps=config.steps)
         self.pending: list[dict[str, Any]] = []
+        if ranks.is_main:
+            print(self._summary(), flush=True)
+
+    def _summary(self) -> str:
+        parameters = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in self.engine.module.parameters())
+        overlays = ", ".join(self.config.engine.overlays)
+        begin = f"continuing behind step {self.step}" if self.step else "from the beginning"
+        fills = [f"{kind} rows {stream.plan.fill:.1%} full" for kind, (stream, _) in self.loader.streams.items() if isinstance(stream, TextStream)]
+        return (
+            f"{self.folder}: {parameters:,} parameters, {self.ranks.world_size} ranks ({overlays}), "
+            f"{self.tokens_per_step:,} tokens a step, {', '.join(fills)}; {begin}"
+        )
 
     def run(self) -> int:
         """Train until the last step or an agreed stop."""
