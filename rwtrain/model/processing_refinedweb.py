@@ -51,7 +51,7 @@ class RefinedWebProcessor(ProcessorMixin):
         self._origin: tuple[str, dict[str, Any]] | None = None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> RefinedWebProcessor:  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> RefinedWebProcessor:
         """Load from a folder or the hub; the entity linker is opened when it is first used."""
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         wanted = ("cache_dir", "force_download", "local_files_only", "token", "revision")
@@ -86,7 +86,7 @@ class RefinedWebProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values", "entity_embeds", "entity_positions"]
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
@@ -126,7 +126,7 @@ class RefinedWebProcessor(ProcessorMixin):
             if pixels is None:
                 raise ValueError("Give text, images or both.")
             return BatchFeature({"pixel_values": pixels})
-        texts = [text] if isinstance(text, str) else [""] * len(pixels) if text is None else list(text)  # type: ignore[arg-type]
+        texts = [text] if isinstance(text, str) else [""] * len(pixels) if text is None else list(text)
         prefix = self._image_prefix(pixels, texts) if mode == "causal" else []
         limit = (max_length or self.tokenizer.model_max_length) if truncation else None
         encoded = [self.tokenizer(item, return_offsets_mapping=True, truncation=truncation, max_length=limit) for item in texts]
