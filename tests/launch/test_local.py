@@ -15,7 +15,11 @@ def python(code: str) -> list[str]:
 
 
 def test_ranks_see_their_place(tmp_path: Path) -> None:
-    code = f"import os, pathlib; e = os.environ; pathlib.Path({str(tmp_path)!r}, e['RANK']).write_text(' '.join([e['WORLD_SIZE'], e['MASTER_ADDR'], e['LOCAL_RANK']]))"
+    code = f"""
+import os, pathlib
+places = [os.environ[name] for name in ("WORLD_SIZE", "MASTER_ADDR", "LOCAL_RANK")]
+pathlib.Path({str(tmp_path)!r}, os.environ["RANK"]).write_text(" ".join(places))
+"""
     assert run_ranks(python(code), processes=3) == 0
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {str(rank): f"3 127.0.0.1 {rank}" for rank in range(3)}
 
