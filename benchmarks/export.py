@@ -10,7 +10,6 @@ import argparse
 import bz2
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -123,7 +122,13 @@ def run_part(who: str, run: str, out: str, *, shard_bytes: int) -> None:
         checkpoint = Path(run) / "checkpoints" / "step-00000001"
         convert_zero_checkpoint_to_fp32_state_dict(str(checkpoint), out, max_shard_size=f"{shard_bytes // 10**6}MB", safe_serialization=True, tag="state")
     seconds = time.perf_counter() - begin
-    print(json.dumps({"seconds": seconds, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes()}))
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process; unlike `getrusage`, without that of the process that started it."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def equal_weights(ours: Path, theirs: Path) -> bool:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rwtrain.errors import RWTrainError
+
 EPILOG = """examples:
   rwtrain eval lm runs/demo --data data/held-out
   rwtrain eval zeroshot runs/demo/export --data test.parquet --classes classes.yaml --json
   rwtrain eval retrieval runs/demo --data data/images-held-out
   rwtrain eval sts runs/demo pairs.tsv
   rwtrain eval kg runs/kg --split test
+  rwtrain eval linking gold.jsonl --linker runs/linker --store runs/kg
 
 MODEL is a run folder (its latest checkpoint), one checkpoint of a run, or an exported folder."""
 
@@ -27,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_retrieval(actions.add_parser("retrieval", help="image-text recall@1, 5 and 10, beside chance"))
     _configure_sts(actions.add_parser("sts", help="correlation of sentence similarity with people's scores"))
     _configure_kg(actions.add_parser("kg", help="filtered link prediction of a knowledge graph's vectors"))
+    _configure_linking(actions.add_parser("linking", help="entity linking against texts with gold mentions"))
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +80,14 @@ def _configure_kg(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=Path, metavar="STORE", help="entity store with trained vectors")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="triples to rank (default: test)")
     _finish(parser, run_kg)
+
+
+def _configure_linking(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("gold", type=Path, metavar="GOLD", help="JSON lines with text, labels [{span, entity_id}] and evaluation_span")
+    parser.add_argument("--linker", type=Path, required=True, metavar="FOLDER", help="entity linker")
+    parser.add_argument("--store", type=Path, required=True, metavar="STORE", help="the entity store it was built from")
+    parser.add_argument("--left-context", action="store_true", help="link as training does: only the text left of a mention is seen")
+    _finish(parser, run_linking)
 
 
 def run_lm(options: argparse.Namespace) -> int:
@@ -130,6 +142,18 @@ def run_kg(options: argparse.Namespace) -> int:
     from rwtrain.knowledge.store import EntityStore
 
     return report(evaluate_link_prediction(EntityStore.open(options.store), split=options.split, progress=True), as_json=options.json)
+
+
+def run_linking(options: argparse.Namespace) -> int:
+    from rwtrain.knowledge.gold import evaluate_linking
+    from rwtrain.knowledge.store import EntityStore
+    from rwtrain.model.linking_refinedweb import EntityLinker
+
+    try:
+        linker = EntityLinker.open(options.linker)
+    except (OSError, ValueError) as error:
+        raise RWTrainError(str(error)) from error
+    return report(evaluate_linking(linker, EntityStore.open(options.store), options.gold, left_context=options.left_context), as_json=options.json)
 
 
 def report(figures: dict[str, Any], *, as_json: bool) -> int:
