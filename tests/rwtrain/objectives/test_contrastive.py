@@ -1,0 +1,94 @@
+"""The tiled contrast against the whole matrix, its gradients, its memory, and several ranks against one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rwtrain.objectives import contrastive
+from rwtrain.objectives.contrastive import info_nce
+
+
+def whole(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    *,
+    positive: torch.Tensor,
+    content: torch.Tensor,
+    key_content: torch.Tensor,
+    key_valid: torch.Tensor,
+    scale: torch.Tensor,
+) -> torch.Tensor:
+    blocked = (content[:, None] == key_content) | ~key_valid
+    blocked[torch.arange(len(queries)), positive] = False
+    logits = (scale * queries @ keys.T).masked_fill(blocked, -torch.inf)
+    return torch.nn.functional.cross_entropy(logits, positive, reduction="none")
+
+
+@pytest.mark.parametrize("tile", [1, 3, 8, 100])
+def test_tiles_give_the_loss_and_gradients_of_the_whole_matrix(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrastive, "TILE", tile)
+    torch.manual_seed(0)
+    inputs = [torch.nn.functional.normalize(torch.randn(rows, 5, dtype=torch.float64), dim=1) for rows in (6, 17)]
+    inputs.append(torch.tensor([4.0], dtype=torch.float64))
+    for tensor in inputs:
+        tensor.requires_grad_()
+    key_content = torch.randint(0, 6, (17,))
+    positive = torch.tensor([3, 9, 0, 16, 9, 1])
+    rest = {"positive": positive, "content": key_content[positive], "key_content": key_content, "key_valid": torch.rand(17) > 0.2}
+    rest["key_valid"][positive[1:]] = True
+    weights = torch.randn(6, dtype=torch.float64)
+    found = info_nce(inputs[0], inputs[1], **rest, scale=inputs[2])
+    expected = whole(inputs[0], inputs[1], **rest, scale=inputs[2])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad((losses * weights).sum(), inputs) for losses in (found, expected)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-12)
+
+
+WORKER = """
+import sys, torch
+from rwtrain.objectives.contrastive import entity_info_nce, paired_info_nce, two_view_info_nce
+from rwtrain.train import distributed
+ranks = distributed.start(60)
+torch.manual_seed(0)
+features = [torch.nn.functional.normalize(torch.randn(6, 4, dtype=torch.float64), dim=1).requires_grad_() for _ in range(2)]
+content, valid, scale = torch.tensor([1, 2, 3, 1, 4, 0]), torch.tensor([1.0, 1, 1, 1, 1, 0]), torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
+share = 6 // ranks.world_size
+part = slice(ranks.rank * share, (ranks.rank + 1) * share)
+for loss in (paired_info_nce, two_view_info_nce, entity_info_nce):
+    total = loss(features[0][part], features[1][part], content[part], valid[part], scale)
+    total.backward()
+sums = ranks.total(torch.cat([total.detach()[None], *(tensor.grad.flatten() for tensor in (*features, scale))]))
+if ranks.is_main:
+    torch.save(sums, sys.argv[1])
+distributed.stop()
+"""
+
+
+def test_ranks_together_compute_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
+    from launch.local import run_ranks
+
+    for processes in (1, 2, 3):
+        assert run_ranks([sys.executable, "-c", WORKER, str(tmp_path / f"{processes}.pt")], processes=processes) == 0
+    one, two, three = (torch.load(tmp_path / f"{processes}.pt", weights_only=True) for processes in (1, 2, 3))
+    torch.testing.assert_close(two, one, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(three, one, rtol=1e-12, atol=1e-12)
+
+
+def test_a_large_batch_never_holds_its_similarity_matrix() -> None:
+    code = """
+import resource, torch
+from rwtrain.objectives.contrastive import paired_info_nce
+torch.set_num_threads(1)
+n = 16384
+a, b = (torch.nn.functional.normalize(torch.randn(n, 16), dim=1).requires_grad_() for _ in range(2))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+paired_info_nce(a, b, torch.arange(n), torch.ones(n), torch.tensor([10.0])).backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    peak_kib = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert peak_kib < 500_000, "one 16384 x 16384 matrix in float32 is 1,048,576 KiB"
