@@ -65,6 +65,7 @@ def sign(text: str) -> np.ndarray:
 def with_edited_copies(texts: list[str]) -> list[str]:
     """The texts, each followed by copies in which a few words are replaced, so that similarities of all sizes occur."""
     generator = np.random.default_rng(0)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     everything = []
     for text in texts:
         words = text.split(" ")
@@ -72,7 +73,7 @@ def with_edited_copies(texts: list[str]) -> list[str]:
         for copy in range(1, COPIES):
             edited = list(words)
             for place in generator.integers(0, len(words), max(1, len(words) * copy // 60)):
-                edited[place] = f"edit{generator.integers(0, 10**9)}"
+                edited[place] = "".join(generator.choice(letters, 8))
             everything.append(" ".join(edited))
     return everything
 

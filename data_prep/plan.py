@@ -166,8 +166,8 @@ class UrlNode(Node):
 class ExtractNode(Node):
     """Main text out of HTML."""
 
-    main_content: bool = True
-    """Leave out navigation, side bars and footers."""
+    method: Literal["scored", "fast", "whole", "trafilatura"] = "scored"
+    """How the main text is found: by votes of the paragraphs, by resiliparse's rules (faster, keeps more menus), not at all, or by trafilatura (slowest)."""
     min_characters: int = Field(default=1, ge=1)
     """A page with less text is removed."""
 
