@@ -52,10 +52,12 @@ SETTINGS: dict[str, float] = {
     "mention_several_words": 1.5,
     "mention_length": 0.15,
     "mention_lower": -2.5,
+    "mention_acronym": 1.0,
     "mention_common": -3.0,
     "mention_opens_sentence": -0.5,
     "mention_beside_capital": -2.0,
     "mention_context": 0.3,
+    "mention_floor": -3.0,
     "named": 3.0,
     "mention_named": 1.5,
 }

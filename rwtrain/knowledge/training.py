@@ -1,7 +1,7 @@
 """Train TransE on a store: checkpoints, exact resume, validation, early stopping and the curve.
 
 The order of the triples and the negatives are functions of (seed, step) alone, so a run that was killed and resumed computes the
-same vectors, bit for bit, as one that was not (on the same kind of machine with the same number of threads).
+same vectors, bit for bit, as one that was not (on the same kind of machine).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import io
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +89,8 @@ class Trainer:
         """Train to the end, resuming if a checkpoint for the same store and settings is there; return the manifest's details."""
         if self._load_checkpoint():
             logger.info("resuming TransE at step %d of %d", self.state.step, self.state.total_steps)
-        self._train()
+        with cpu_threads(self.config.threads):
+            self._train()
         entity_ND, relation_RD = self.best or (self.model.entity_ND, self.model.relation_RD)
         details = {
             "norm": self.config.norm,
@@ -216,6 +219,17 @@ class Trainer:
         if "best_entity" in tensors:
             self.best = (tensors["best_entity"], tensors["best_relation"])
         return True
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch use `count` CPU threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def train_transe(store: EntityStore, config: TransEConfig, *, progress: bool = True, force: bool = False) -> dict[str, Any]:

@@ -58,6 +58,8 @@ class TransEConfig(Node):
     """Decides the initial vectors, the order of the triples and the negatives."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, …"""
+    threads: int = Field(1, ge=1)
+    """CPU threads. The matrices of a batch are small: a second thread gains little, and on a busy machine waiting for it costs much."""
 
     @model_validator(mode="after")
     def _check(self) -> TransEConfig:

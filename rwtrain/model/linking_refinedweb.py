@@ -374,6 +374,12 @@ class _Spots:
         mention = mention + (settings["mention_named"] - NEVER * np.logical_and.reduceat(last_name, self.begin[:-1])) * np.logical_or.reduceat(
             named, self.begin[:-1]
         )
+        keep = mention > settings["mention_floor"]
+        inside = keep[self.owner]
+        self._keep(keep, inside)
+        logit, mention = logit[inside], mention[keep]
+        if not len(self.entity):
+            return
         context = settings["overlap"] * self._word_overlap(table, words, int(settings["window_words"]))
         if vectors is not None and mean_D is not None:
             likely = self._share(logit) * _sigmoid(mention)[self.owner]
@@ -381,6 +387,15 @@ class _Spots:
         share = self._share(logit + context)
         best_context = np.maximum.reduceat(context, self.begin[:-1])
         self.score = share * _sigmoid(mention + settings["mention_context"] * best_context)[self.owner]
+
+    def _keep(self, matches: np.ndarray, candidates: np.ndarray) -> None:
+        """Forget matches that no context could make a mention; most everyday words are some entity's name."""
+        for name in ("first", "last", "char_start", "char_end"):
+            setattr(self, name, getattr(self, name)[matches])
+        counts = np.diff(self.begin)[matches]
+        self.entity, self.begin = self.entity[candidates], np.concatenate([[0], np.cumsum(counts)])
+        self.owner = np.repeat(np.arange(len(counts)), counts)
+        self.score = np.zeros(len(self.entity), np.float32)
 
     def _named_in_full(self, likely: np.ndarray, threshold: float) -> np.ndarray:
         """Which candidates of one-word matches were named by several words before (with both sides read: anywhere), [candidates] bool."""
@@ -408,6 +423,7 @@ class _Spots:
 
         several = self.last > self.first
         length = np.minimum(self.char_end - self.char_start, 12)
+        acronym = (self.shape == ALL_CAPITALS) & best(exact).astype(bool)
         return (
             settings["mention_bias"]
             + settings["mention_shape"] * np.log(best(compatible))
@@ -417,7 +433,8 @@ class _Spots:
             + settings["mention_several_words"] * several
             + settings["mention_length"] * (length - 6)
             + settings["mention_lower"] * (self.shape == LOWER)
-            + settings["mention_common"] * (self.common * ~((self.shape == ALL_CAPITALS) & best(exact).astype(bool)))
+            + settings["mention_acronym"] * acronym
+            + settings["mention_common"] * (self.common * ~acronym)
             + settings["mention_beside_capital"] * (self.beside_capital & (self.shape == CAPITALISED))
             + settings["mention_opens_sentence"] * (self.opens_sentence & ~several & (self.shape == CAPITALISED))
         )
