@@ -20,12 +20,13 @@ from data_prep.tokenizer_training import train_tokenizer
 SENTENCE = "One sentence is enough to make a small tokenizer that everything can be spelled with. "
 
 
-def make_plan(path: Path, tokenizer: Path) -> Plan:
+def make_plan(path: Path, tokenizer: Path, *, method: str) -> Plan:
     return Plan.model_validate(
         {
             "sources": [{"kind": "warc", "name": "web", "paths": [str(path)]}],
             "unit_bytes": 2 << 20,
             "url": {"enabled": True},
+            "extract": {"method": method},
             "unicode": {"enabled": False},
             "language": {"enabled": False},
             "c4": {"enabled": True, "terminal_punctuation": False},
@@ -49,10 +50,11 @@ def main() -> None:
         folder = Path(name)
         path = crawl(options, folder)
         (folder / "tokenizer.model").write_bytes(train_tokenizer([SENTENCE] * 50, vocab_size=400))
-        plan = make_plan(path, folder / "tokenizer.model")
+        plan = make_plan(path, folder / "tokenizer.model", method="scored")
         run(plan, folder / "warm", 1)  # compiled code and tables are loaded
         summary, seconds, wall_1 = run(plan, folder / "one", 1)
         _, _, wall_2 = run(plan, folder / "two", 2)
+        _, fast_seconds, _ = run(make_plan(path, folder / "tokenizer.model", method="fast"), folder / "fast", 1)
         peer = run_peer("datatrove", "datatrove_run.py", "chain", path)
     read = summary.funnel[0].documents
     figures = {
@@ -65,6 +67,7 @@ def main() -> None:
         "docs_per_s": read / seconds,
         "peer_docs_per_s": peer["documents"] / peer["seconds"],
         "whole_chain_ratio": (read / seconds) / (peer["documents"] / peer["seconds"]),
+        "whole_chain_ratio_fast_extraction": (read / fast_seconds) / (peer["documents"] / peer["seconds"]),
         "scaling_1_to_2": wall_1 / wall_2,
         "stage_seconds": {stage.name: round(stage.cpu_seconds, 3) for stage in summary.funnel},
         "peer_extraction_seconds": peer["extraction_seconds"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -26,7 +27,9 @@ NOISE = re.compile(
 PARAGRAPHS = "p,pre,blockquote"
 HOLDERS = "div,section,article,td,dd,li,span"
 INLINE_HOLDERS = ("li", "span")
-CLEANED = "div,section,ul,ol,p,table,span,h2,h3,h4,header,dl,figure,blockquote"
+CLEANED = "div,section,ul,ol,p,table,dl," + ",".join(
+    f"{tag}[{name}]" for tag in ("span", "h2", "h3", "h4", "header", "figure", "blockquote") for name in ("class", "id")
+)
 LINK_LISTS = ("ul", "ol", "div", "section", "table", "p", "dl")
 SHORTEST_PARAGRAPH, SHORTEST_OWN_TEXT = 25, 80
 MOST_LINKS = 0.5
@@ -41,11 +44,11 @@ INHERITED = (1.0, 0.5, 0.25)
 
 @dataclass(slots=True)
 class _Vote:
-    """One paragraph: its element (None for text that stands directly in a holder), the holder, and its points."""
+    """One paragraph: its holder, its points, and whether its own names are those of noise."""
 
-    paragraph: LexborNode | None
     holder: LexborNode
     points: float
+    is_noise: bool
 
 
 def main_element(html: str) -> str | None:
@@ -62,55 +65,65 @@ def main_element(html: str) -> str | None:
     return top.html
 
 
+@lru_cache(maxsize=1 << 16)
+def are_noise(names: str) -> bool:
+    """Whether class and id names speak of something that is no main text; the pages of a site share their names."""
+    return NOISE.search(names) is not None
+
+
+def _has_noise_names(node: LexborNode) -> bool:
+    attributes = node.attributes
+    if not attributes:
+        return False
+    names = f"{attributes.get('class') or ''} {attributes.get('id') or ''}"
+    return len(names) > 1 and are_noise(names)
+
+
 class _Page:
     def __init__(self, body: LexborNode) -> None:
-        self.chains: dict[int, list[LexborNode]] = {}
-        self.noise: dict[int, bool] = {}
-        self.votes = _votes(body)
+        self.links = _link_lengths(body)
+        self.votes = _votes(body, self.links)
         self.total = sum(vote.points for vote in self.votes)
+        self.chains: dict[int, list[tuple[int, LexborNode]]] = {}
         self.raw: dict[int, float] = {}
         for vote in self.votes:
-            for node in self.chain(vote.holder):
-                self.raw[node.mem_id] = self.raw.get(node.mem_id, 0.0) + vote.points
+            for key, _ in self.chain(vote.holder):
+                self.raw[key] = self.raw.get(key, 0.0) + vote.points
 
-    def chain(self, node: LexborNode) -> list[LexborNode]:
-        """An element and its ancestors below the body."""
+    def chain(self, node: LexborNode) -> list[tuple[int, LexborNode]]:
+        """An element and its ancestors below the body, each with its key."""
         key = node.mem_id
         if key not in self.chains:
             chain = []
             current: LexborNode | None = node
             while current is not None and current.tag not in ("html", "body"):
-                chain.append(current)
+                chain.append((current.mem_id, current))
                 current = current.parent
             self.chains[key] = chain
         return self.chains[key]
-
-    def is_noise(self, node: LexborNode) -> bool:
-        """Whether an element's class or id names something that is no main text, and it does not hold much of the page."""
-        key = node.mem_id
-        if key not in self.noise:
-            names = f"{node.attributes.get('class') or ''} {node.attributes.get('id') or ''}"
-            self.noise[key] = len(names) > 1 and NOISE.search(names) is not None
-        return self.noise[key]
 
     def choose(self) -> LexborNode | None:
         """The element with the most points from its nearest paragraphs, widened until it holds most of the page's points."""
         scores: dict[int, float] = {}
         inside: dict[int, float] = {}
         nodes: dict[int, LexborNode] = {}
+        in_noise: dict[int, bool] = {}
         total = 0.0
+        largest_noise = NEVER_NOISE * self.total
         for vote in self.votes:
             chain = self.chain(vote.holder)
-            points = vote.points
-            if any(self.raw[node.mem_id] < NEVER_NOISE * self.total and self.is_noise(node) for node in chain) or (
-                vote.paragraph is not None and self.is_noise(vote.paragraph)
-            ):
-                points *= NOISE_POINTS
-            for node, share in zip(chain, INHERITED, strict=False):
-                scores[node.mem_id] = scores.get(node.mem_id, 0.0) + share * points
-                nodes[node.mem_id] = node
-            for node in chain:
-                inside[node.mem_id] = inside.get(node.mem_id, 0.0) + points
+            if not chain:
+                total += vote.points * (NOISE_POINTS if vote.is_noise else 1)
+                continue
+            first = chain[0][0]
+            if first not in in_noise:
+                in_noise[first] = any(self.raw[key] < largest_noise and _has_noise_names(node) for key, node in chain)
+            points = vote.points * (NOISE_POINTS if vote.is_noise or in_noise[first] else 1)
+            for (key, node), share in zip(chain, INHERITED, strict=False):
+                scores[key] = scores.get(key, 0.0) + share * points
+                nodes[key] = node
+            for key, _ in chain:
+                inside[key] = inside.get(key, 0.0) + points
             total += points
         if not scores:
             return None
@@ -121,34 +134,50 @@ class _Page:
 
     def clean(self, top: LexborNode) -> None:
         """Take elements with names of noise, and lists of links, out of the chosen element."""
-        whole, key = len(top.text()), top.mem_id
+        whole, top_key = len(top.text()), top.mem_id
+        gone = []
         for node in top.css(CLEANED):
-            if node.mem_id == key:
+            key = node.mem_id
+            if key == top_key:
                 continue
-            if self.is_noise(node):
+            if _has_noise_names(node):
                 if len(node.text()) < LARGEST_NOISE * whole:
-                    node.decompose()
-            elif node.tag in LINK_LISTS and (links := node.css("a")):
+                    gone.append(node)
+            elif (links := self.links.get(key)) and node.tag in LINK_LISTS:
                 length = len(node.text())
-                if length < LARGEST_LINK_LIST * whole and sum(len(link.text()) for link in links) > MOST_LINKS * length:
-                    node.decompose()
+                if length < LARGEST_LINK_LIST * whole and links > MOST_LINKS * length:
+                    gone.append(node)
+        for node in reversed(gone):  # what is inside goes before what is around it
+            node.decompose()
 
 
-def _votes(body: LexborNode) -> list[_Vote]:
+def _link_lengths(body: LexborNode) -> dict[int, int]:
+    """Characters of link text inside each element that has any, by the element's key."""
+    lengths: dict[int, int] = {}
+    for link in body.css("a"):
+        length = len(link.text())
+        node = link.parent
+        while node is not None and node.tag != "body":
+            key = node.mem_id
+            lengths[key] = lengths.get(key, 0) + length
+            node = node.parent
+    return lengths
+
+
+def _votes(body: LexborNode, links: dict[int, int]) -> list[_Vote]:
     votes = []
     for node in body.css(PARAGRAPHS):
         text = node.text()
-        if len(text) < SHORTEST_PARAGRAPH or node.parent is None:
-            continue
-        if sum(len(link.text()) for link in node.css("a")) <= MOST_LINKS * len(text):
-            votes.append(_Vote(node, node.parent, _points(text)))
+        holder = node.parent
+        if len(text) >= SHORTEST_PARAGRAPH and holder is not None and links.get(node.mem_id, 0) <= MOST_LINKS * len(text):
+            votes.append(_Vote(holder, _points(text), _has_noise_names(node)))
     for node in body.css(HOLDERS):
         text = node.text(deep=False)
         if len(text) < SHORTEST_OWN_TEXT or len(text.strip()) < SHORTEST_OWN_TEXT:
             continue
         holder = node.parent if node.tag in INLINE_HOLDERS else node
         if holder is not None:
-            votes.append(_Vote(None, holder, _points(text)))
+            votes.append(_Vote(holder, _points(text), is_noise=False))
     return votes
 
 
