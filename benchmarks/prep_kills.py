@@ -1,4 +1,4 @@
-"""Kill a preparation at random instants, resume it each time, and compare every output byte with an undisturbed run: `python -m benchmarks.prep_kills [--quick]`."""
+"""Kill a preparation at random instants, resume it, and compare all output with an undisturbed run: `python -m benchmarks.prep_kills [--quick]`."""
 
 from __future__ import annotations
 
