@@ -1,6 +1,7 @@
 """Find entities in text: longest match of known names, then prior times context decides which entity is meant, if any.
 
-Self-contained (standard library and numpy): exported model folders carry a copy of this file. A linker is a folder of
+Self-contained (standard library and numpy; numba, where installed, makes long work faster with the same results): exported model
+folders carry a copy of this file. A linker is a folder of
 
     linker.json                    settings, counts and the identity of the entity store it was built from
     linker.safetensors             names -> candidate entities with priors, as a hash table; words about each entity; labels
@@ -19,8 +20,9 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ KIND_BITS, UPPER_FLAG, CASED_FLAG = 7, 8, 16
 TABLE_CHARACTERS = 0x20000  # beyond: two entries, for ideographs and for everything else
 IDEOGRAPHS_END = 0x32000
 
+COMPILE_AFTER_CHARACTERS = 4_000_000
 MAX_WORDS = 24
 MAX_HASHED_CHARACTERS = 40
 MAX_JOIN_CHARACTERS = 3
@@ -57,6 +60,7 @@ NEVER = -30.0  # logit
 CONTINUES = np.uint32(1 << 31)  # in `slot_form`: longer names begin with these words
 FORM_MASK = np.uint32((1 << 31) - 1)
 FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+PERIOD, SPACE = ord("."), ord(" ")
 MIX_A, MIX_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 
 
@@ -109,7 +113,7 @@ class Words:
     joins: np.ndarray
 
 
-def mix(value: np.ndarray) -> np.ndarray:
+def mix(value: Any) -> Any:
     """Spread the bits of 64-bit hashes."""
     value = (value ^ (value >> np.uint64(32))) * MIX_B
     return value ^ (value >> np.uint64(29))
@@ -212,8 +216,9 @@ class EntityLinker:
         settings: weights and thresholds, as in linker.json.
     """
 
-    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, description: dict[str, Any], *, compiled: bool | None = None) -> None:
         self.folder = folder
+        self._compiled, self._characters = compiled, 0
         self.store_hash: str = description["store_hash"]
         self.settings: dict[str, float] = description["settings"]
         self.entities: int = description["entities"]
@@ -225,8 +230,13 @@ class EntityLinker:
             self._vectors, self._mean_D = arrays["entity_vectors"], arrays["mean"]
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> EntityLinker:
+    def open(cls, folder: str | os.PathLike[str], *, compiled: bool | None = None) -> EntityLinker:
         """Open a folder written by `rwtrain kg linker`.
+
+        Args:
+            folder: the linker.
+            compiled: find names with code compiled by numba, where it is installed; None begins to after four million characters, as
+                compiling takes seconds. The results are the same.
 
         Raises:
             FileNotFoundError: the folder or one of its files is missing.
@@ -248,7 +258,7 @@ class EntityLinker:
                 raise FileNotFoundError(f"{file}: the file is missing. Copy the linker's folder again.")
             if file.stat().st_size != size:
                 raise ValueError(f"{file}: {file.stat().st_size} bytes, expected {size}. It is truncated or was changed: copy the linker's folder again.")
-        return cls(Path(folder), description)
+        return cls(Path(folder), description, compiled=compiled)
 
     def link(self, text: str, *, left_context: bool = False) -> list[EntityMention]:
         """The linked mentions of a text, in order, not overlapping.
@@ -290,8 +300,10 @@ class EntityLinker:
         return bytes(self._table["label_text"][first:last]).decode("utf-8")
 
     def _decide(self, text: str, *, left_context: bool) -> tuple[_Spots, list[tuple[int, int, int, int]]]:
-        words = read_words(text, char_flags=self._table["char_flags"], char_fold=self._table["char_fold"])
-        spots = _Spots(self._table, text, words, left_context=left_context)
+        self._characters += len(text)
+        compiled = self._characters > COMPILE_AFTER_CHARACTERS if self._compiled is None else self._compiled
+        words, names = spot_names(text, self._table, compiled=compiled)
+        spots = _Spots(self._table, text, words, names, left_context=left_context)
         spots.score_candidates(self._table, words, self.settings, self._vectors, self._mean_D)
         threshold = self.settings["threshold"]
         return spots, spots.choose_left_to_right(words, threshold) if left_context else spots.choose_longest(threshold)
@@ -300,9 +312,9 @@ class EntityLinker:
 class _Spots:
     """All matches of known names in a text, flat: match m has the candidates begin[m] to begin[m + 1]."""
 
-    def __init__(self, table: dict[str, np.ndarray], text: str, words: Words, *, left_context: bool) -> None:
+    def __init__(self, table: dict[str, np.ndarray], text: str, words: Words, names: tuple[np.ndarray, np.ndarray, np.ndarray], *, left_context: bool) -> None:
         self.left_context = left_context
-        first, length, form = find_names(words, table["slot_key"], table["slot_form"])
+        first, length, form = names
         last = first + length - 1
         # Order by end, then longest first: whatever follows sees the past before the future.
         order = np.lexsort((first, last))
@@ -335,10 +347,12 @@ class _Spots:
     def _beside_capital(self, words: Words, opens: np.ndarray) -> np.ndarray:
         """Matches that may be part of a longer, unknown name ("Paul" in "Paul Newton"): a capitalised word stands before (or after)."""
         capital = np.append(words.upper > 0, False)
+        spaced = np.zeros(len(capital), bool)  # one space, and nothing else, up to the next word
+        spaced[:-2] = (words.start[1:] - words.end[:-1] == 1) & (words.codes[words.end[:-1]] == SPACE)
         before = self.first - 1
-        beside = capital[before] & np.append(words.joins & ~opens, False)[before]
+        beside = capital[before] & (spaced & np.append(~opens, False))[before]
         if not self.left_context:
-            beside |= capital[self.last + 1] & np.append(words.joins, False)[self.last]
+            beside |= capital[self.last + 1] & spaced[self.last]
         return beside
 
     def _inside_identifier(self, words: Words, first: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -563,3 +577,96 @@ def look_up(phrase: np.ndarray, slot_key: np.ndarray, slot_form: np.ndarray) -> 
         goes_on = (key != 0) & ~found
         active, slot = active[goes_on], (slot[goes_on] + np.uint64(1)) & mask
     return value
+
+
+def spot_names(text: str, table: dict[str, np.ndarray], *, compiled: bool) -> tuple[Words, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """`read_words` and `find_names`, by numba if `compiled` and installed."""
+    kernels = _kernels() if compiled else None
+    if kernels is None:
+        words = read_words(text, char_flags=table["char_flags"], char_fold=table["char_fold"])
+        return words, find_names(words, table["slot_key"], table["slot_form"])
+    scan, search = kernels
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    words = Words(codes, *scan(codes, table["char_flags"], table["char_fold"]))
+    return words, search(words.hash, words.joins, table["slot_key"], table["slot_form"])
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """`scan_words` and `search_names`, compiled; None where numba is not installed."""
+    try:
+        import numba
+    except ImportError:
+        return None
+    compile_function = numba.njit(nogil=True)
+    mix_one = compile_function(mix)
+
+    @compile_function
+    def combine_one(phrase: np.uint64, word: np.uint64) -> np.uint64:
+        return max(mix_one(phrase * MIX_A + word), np.uint64(1))
+
+    def scan_words(codes: np.ndarray, char_flags: np.ndarray, char_fold: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The fields of `Words` after `codes`, one character at a time."""
+        size = len(codes)
+        start, end, hashes = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.uint64)
+        upper, cased, joins = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size, np.bool_)
+        count, open_kind, all_soft = 0, BREAK, True
+        value = FNV_OFFSET
+        for place in range(size + 1):
+            kind, index, flags = BREAK, 0, 0
+            if place < size:
+                code = codes[place]
+                index = code if code < TABLE_CHARACTERS else TABLE_CHARACTERS + (code >= IDEOGRAPHS_END)
+                flags = char_flags[index]
+                kind = flags & KIND_BITS
+            if open_kind != BREAK and (kind != open_kind or kind == UNSPACED):
+                end[count], hashes[count] = place, mix_one(value)
+                count, open_kind, all_soft = count + 1, BREAK, True
+            if place == size:
+                break
+            if kind != LETTER and kind != UNSPACED and kind != KATAKANA:
+                all_soft = all_soft and kind == SOFT
+                continue
+            if open_kind == BREAK:
+                start[count], open_kind, value = place, kind, FNV_OFFSET
+                if count:
+                    before = count - 1
+                    gap = place - end[before]
+                    abbreviation = end[before] - start[before] <= LONGEST_ABBREVIATION and upper[before] > 0
+                    sentence_end = gap > 1 and codes[end[before]] == PERIOD and not abbreviation
+                    joins[before] = all_soft and gap <= MAX_JOIN_CHARACTERS and not sentence_end
+            upper[count] += (flags & UPPER_FLAG) != 0
+            cased[count] += (flags & CASED_FLAG) != 0
+            if place - start[count] < MAX_HASHED_CHARACTERS:
+                folded = np.uint64(char_fold[index]) if index < TABLE_CHARACTERS else np.uint64(codes[place])
+                if folded != 0:
+                    value = (value ^ folded) * FNV_PRIME
+        return start[:count], end[:count], hashes[:count], upper[:count], cased[:count], joins[:count]
+
+    def search_names(hashes: np.ndarray, joins: np.ndarray, slot_key: np.ndarray, slot_form: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `find_names`, one word at a time."""
+        room = len(hashes) + 16
+        first, length, form = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int64)
+        mask = np.uint64(len(slot_key) - 1)
+        count = 0
+        for word in range(len(hashes)):
+            phrase = np.uint64(0)
+            for words in range(1, MAX_WORDS + 1):
+                phrase = combine_one(phrase, hashes[word + words - 1])
+                slot = phrase & mask
+                while slot_key[slot] != 0 and slot_key[slot] != phrase:
+                    slot = (slot + np.uint64(1)) & mask
+                if slot_key[slot] == 0:
+                    break
+                found = slot_form[slot]
+                if found & FORM_MASK:
+                    if count == room:
+                        first, length, form = np.append(first, first), np.append(length, length), np.append(form, form)
+                        room *= 2
+                    first[count], length[count], form[count] = word, words, np.int64(found & FORM_MASK) - 1
+                    count += 1
+                if not (found & CONTINUES and joins[word + words - 1]):
+                    break
+        return first[:count], length[:count], form[:count]
+
+    return compile_function(scan_words), compile_function(search_names)

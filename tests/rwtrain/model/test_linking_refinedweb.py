@@ -17,7 +17,7 @@ from rwtrain.knowledge.import_tsv import import_tsv
 from rwtrain.knowledge.linker import build_linker
 from rwtrain.knowledge.store import EntityStore
 from rwtrain.knowledge.writing import Rejects, entity_batch, write_store, write_vectors
-from rwtrain.model.linking_refinedweb import EntityLinker
+from rwtrain.model.linking_refinedweb import EntityLinker, spot_names
 from tests.rwtrain.knowledge.conftest import NAMES, write_graph
 
 
@@ -109,6 +109,58 @@ def test_any_text_can_be_linked(linker: EntityLinker, text: str) -> None:
     for left_context in (False, True):
         for mention in linker.link(text, left_context=left_context):
             assert text[mention.start : mention.end] == mention.surface
+
+
+def assert_compiled_equals_numpy(linker: EntityLinker, text: str) -> None:
+    words, names = spot_names(text, linker._table, compiled=False)
+    compiled_words, compiled_names = spot_names(text, linker._table, compiled=True)
+    for field in ("codes", "start", "end", "hash", "upper", "cased", "joins"):
+        assert np.array_equal(getattr(words, field), getattr(compiled_words, field)), field
+    assert sorted(zip(*map(np.ndarray.tolist, names), strict=True)) == sorted(zip(*map(np.ndarray.tolist, compiled_names), strict=True))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=120),
+        st.lists(st.sampled_from([*WORDS, "𠀀", "カタ", "x" * 50]), max_size=20).map(" ".join),
+        st.text("aA. ,\n-北カ\u0301é𠀀1", max_size=60),
+    )
+)
+def test_compiled_code_finds_the_same(linker: EntityLinker, text: str) -> None:
+    pytest.importorskip("numba")
+    assert_compiled_equals_numpy(linker, text)
+
+
+def test_long_work_switches_to_compiled_code(linker: EntityLinker, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    text = "Will Smith left Paris for New York City. " * 5
+    expected = EntityLinker.open(linker.folder, compiled=False).link(text)
+    monkeypatch.setattr("rwtrain.model.linking_refinedweb.COMPILE_AFTER_CHARACTERS", 300)
+    fresh = EntityLinker.open(linker.folder)
+    assert [fresh.link(text) for _ in range(3)] == [expected] * 3
+    assert EntityLinker.open(linker.folder, compiled=True).link(text) == expected
+
+
+def test_german_and_chinese_texts_link_to_the_same_entities(tmp_path: Path) -> None:
+    names = {
+        "Q90": ("Paris", ["巴黎", "パリ"]),
+        "Q142": ("France", ["Frankreich", "法国", "法國"]),
+        "Q76": ("Barack Obama", ["巴拉克·奥巴马", "奥巴马"]),
+        "Q183": ("Germany", ["Deutschland", "德国"]),
+    }
+    rows = [{"id": name, "wikidata_id": name, "label": label, "description": "", "aliases": aliases} for name, (label, aliases) in names.items()]
+    write_store(tmp_path / "store", entities=[entity_batch(rows)], relations=[], triples={}, rejects=Rejects(), provenance={})
+    store = EntityStore.open(tmp_path / "store")
+    build_linker(store, tmp_path / "linker")
+    linker = EntityLinker.open(tmp_path / "linker")
+    texts = {
+        "Barack Obama flew from Germany to Paris, France.": "en",
+        "Barack Obama flog von Deutschland nach Paris in Frankreich.": "de",
+        "巴拉克·奥巴马从德国飞往法国巴黎。": "zh",
+    }
+    for text in texts:
+        assert sorted(store.external_id(mention.entity) for mention in linker.link(text)) == ["Q142", "Q183", "Q76", "Q90"], text
 
 
 def test_explain_shows_what_link_chose(linker: EntityLinker, store: EntityStore) -> None:
