@@ -48,7 +48,7 @@ def _configure_lm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="SHARDS", help="held-out shards")
     parser.add_argument("--train-data", type=Path, metavar="SHARDS", help="training shards, counted for the unigram model (default: those of the run)")
     parser.add_argument("--entities", type=Path, metavar="STORE", help="entity store: also report the perplexity with the mentions' vectors")
-    parser.add_argument("--seq-len", type=int, metavar="TOKENS", help="longest window (default: what the model reads)")
+    parser.add_argument("--seq-len", type=int, metavar="TOKENS", help="longest window (default: the row length of training)")
     parser.add_argument("--max-documents", type=int, metavar="N", help="evaluate the first N documents")
     parser.add_argument("--no-untrained", action="store_true", help="leave out the comparison with an untrained model")
     _finish(parser, run_lm)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -15,19 +16,25 @@ from rwtrain.errors import DataError
 from rwtrain.evaluate.model import EvaluatedModel, untrained
 
 COLUMNS = ("sentence1", "sentence2", "score")
+# Columns of tables without a header, by their number: plain pairs, and the STS benchmark's own files (Cer et al. 2017).
+HEADERLESS = {3: list(COLUMNS), 7: ["genre", "file", "year", "index", "score", "sentence1", "sentence2"]}
 
 
 def read_pairs(path: str | Path) -> tuple[list[str], list[str], np.ndarray]:
-    """(first sentences, second sentences, scores) from a JSON-lines file, or a TSV or CSV file with a header.
+    """(first sentences, second sentences, scores) from a JSON-lines file, or a TSV or CSV file; plain or as .gz.
+
+    A table has a header with these names, or none: then it has three columns in this order, or the seven of the STS benchmark's files.
 
     Raises:
         DataError: no such file, a field is missing, or a score is no number.
     """
     path = Path(path)
     try:
-        records = list(_json_lines(path) if path.suffix in (".jsonl", ".json") else _table(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path, f"cannot be read ({error})", "Give a .jsonl, .tsv or .csv file in UTF-8") from error
+        with gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else path.open(encoding="utf-8", newline="") as stream:
+            kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+            records = list(_json_lines(path, stream) if kind == ".jsonl" else _table(stream, tabs=kind == ".tsv"))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(path, f"cannot be read ({error})", "Give a .jsonl, .tsv or .csv file in UTF-8, plain or as .gz") from error
     firsts, seconds, scores = [], [], []
     for number, record in records:
         missing = [name for name in COLUMNS if not isinstance(record.get(name), (str, int, float))]
@@ -47,8 +54,8 @@ def read_pairs(path: str | Path) -> tuple[list[str], list[str], np.ndarray]:
     return firsts, seconds, np.array(scores)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+def _json_lines(path: Path, stream: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
         try:
@@ -60,14 +67,15 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, record
 
 
-def _table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    tabs = path.suffix == ".tsv"
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = csv.reader(stream, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
-        header = next(rows, [])
-        for row in rows:
-            if row:
-                yield rows.line_num, dict(zip(header, row, strict=False))
+def _table(stream: TextIO, *, tabs: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    rows = csv.reader(stream, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
+    first = next(rows, [])
+    header = first if set(COLUMNS) <= set(first) else HEADERLESS.get(len(first), first)
+    if header is not first:
+        yield rows.line_num, dict(zip(header, first, strict=True))
+    for row in rows:
+        if row:
+            yield rows.line_num, dict(zip(header, row, strict=False))
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rwtrain.data.shards import ShardDataset
 from rwtrain.export.run import TrainedRun
-from rwtrain.files import write_text
 
 USAGE = """```python
-import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoProcessor
 
 folder = "{name}"
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
-inputs = processor(text="The capital of", {link}return_tensors="pt")
+inputs = processor(text="The capital of"{link})
 print(processor.decode(model.generate(**inputs, max_new_tokens=40)[0], skip_special_tokens=True))
 
 a, b = model.get_text_features(**processor(text=["a sentence", "another one"], mode="embed"))
@@ -31,26 +29,33 @@ scores = model.get_image_features(processor(images=image, mode="embed")["pixel_v
     **processor(text=["a photo of a shoe", "a photo of a bag"], mode="embed")).T
 caption = model.generate(**processor(images=image), max_new_tokens=20)
 """
+INTENDED = """For research on, and as a starting point of, models of the texts it was trained on: continued pretraining, fine-tuning, retrieval by
+embeddings. What it was not measured on (see Evaluation), it should be assumed not to do."""
 LIMITS = """The model repeats what its training text says, with its errors, prejudices and gaps, and invents facts. Text it writes must be
 checked by a person before it is relied on. It was not tuned to follow instructions or to refuse harmful requests, and must not
 decide about people. Its knowledge ends with its training data. Loading it runs the Python files in this folder
 (`trust_remote_code=True`): read them first."""
 
 
-def write_card(folder: Path, run: TrainedRun, *, parameters: int, name: str, licence: str, linker: bool, parity: dict[str, Any] | None) -> None:
-    """Write `README.md`.
+def model_card(
+    run: TrainedRun,
+    *,
+    parameters: int,
+    name: str,
+    licence: str,
+    linker: bool,
+    parity: dict[str, Any] | None,
+    evaluations: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """The text of the model card.
 
     Args:
         parameters: number of parameters, tied ones counted once.
         licence: identifier for the card's header, such as `apache-2.0`.
         linker: whether the entity linker is in the folder.
         parity: report of the parity check, None if it was not run.
+        evaluations: figures of `rwtrain eval … --json` by title.
     """
-    write_text(folder / "README.md", model_card(run, parameters=parameters, name=name, licence=licence, linker=linker, parity=parity))
-
-
-def model_card(run: TrainedRun, *, parameters: int, name: str, licence: str, linker: bool, parity: dict[str, Any] | None) -> str:
-    """The text of the model card; arguments as for `write_card`."""
     config, images = run.config, run.config.vision_config is not None
     tags = ["refinedweb", "feature-extraction", *(["image-text-to-text"] if images else []), *(["entity-linking"] if linker else [])]
     abilities = ["writes text", "embeds text", *(["embeds and describes images"] if images else []), *(["reads linked entities"] if config.entity_dim else [])]
@@ -62,15 +67,18 @@ def model_card(run: TrainedRun, *, parameters: int, name: str, licence: str, lin
         f"segments of up to {config.max_position_embeddings} tokens. It {', '.join(abilities)}.",
         "## Use",
         "Needs `torch`, `transformers` and `pillow`.",
-        USAGE.format(name=name, link="link=True, " if linker else "", image=IMAGE_USAGE if images else ""),
+        USAGE.format(name=name, link=", link=True" if linker else "", image=IMAGE_USAGE if images else ""),
         "## Training data",
-        *[_data_line(use, data) for use, data in run.datasets.items()],
-        *([] if run.datasets else ["The training shards were not at hand when the model was exported."]),
-        *[f"- prepared from `{Path(item['file']).name}` (XXH3 `{item['hash']}`)" for item in run.corpus.get("inputs", [])],
+        "\n".join(_data_lines(run)) or "The training shards were not at hand when the model was exported.",
         "## Training",
         _table(_training_rows(run)),
+        "## Evaluation",
+        *[f"**{title}**\n\n{_table(_flat(figures))}" for title, figures in evaluations.items()],
+        *([] if evaluations else ["No figures were given at export."]),
         "## Parity",
         _parity_line(parity),
+        "## Intended use",
+        INTENDED,
         "## Limits",
         LIMITS,
         "## Licence",
@@ -79,18 +87,31 @@ def model_card(run: TrainedRun, *, parameters: int, name: str, licence: str, lin
     return "\n\n".join(sections) + "\n"
 
 
-def _data_line(use: str, data: ShardDataset) -> str:
-    manifest = data.manifest
-    counts = [f"{manifest[key]:,} {key}" for key in ("documents", "tokens", "mentions", "images") if manifest[key]]
-    return f"- **{use}**: {', '.join(counts)}; tokenizer `{manifest['tokenizer_hash']}`"
+def _data_lines(run: TrainedRun) -> list[str]:
+    lines = []
+    for use, data in run.datasets.items():
+        counts = [f"{data.manifest[key]:,} {key}" for key in ("documents", "tokens", "mentions", "images") if data.manifest[key]]
+        lines.append(f"- **{use}**: {', '.join(counts)}; tokenizer `{data.manifest['tokenizer_hash']}`")
+    return lines + [f"- prepared from `{Path(item['file']).name}` (XXH3 `{item['hash']}`)" for item in run.corpus.get("inputs", [])]
 
 
 def _training_rows(run: TrainedRun) -> list[tuple[str, str]]:
-    settings, metrics = run.settings, run.last_metrics()
+    settings, metrics = run.settings, run.metrics[-1] if run.metrics else {}
     batch, engine = settings.get("batch", {}), settings.get("engine", {})
     rows = [("steps", f"{run.step:,}"), ("row length", f"{batch.get('seq_len', '?')} tokens"), ("DeepSpeed overlays", ", ".join(engine.get("overlays", [])))]
-    skipped = {"step", "time"}
-    return rows + [(key, f"{value:.4g}") for key, value in metrics.items() if isinstance(value, (int, float)) and key not in skipped]
+    hours = run.rank_hours()
+    rows += [("ranks", str(run.manifest["world_size"])), ("rank-hours (steps only)", f"{hours:.3g}")] if hours else []
+    return rows + [(key, f"{value:.4g}") for key, value in metrics.items() if isinstance(value, (int, float)) and key not in {"step", "process"}]
+
+
+def _flat(figures: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in figures.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key} ")
+        elif value is not None:
+            rows.append((prefix + key, f"{value:.4g}" if isinstance(value, float) else str(value)))
+    return rows
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
+from rwtrain.errors import ConfigError
 from rwtrain.export.weights import DTYPES, parse_size
 
 EPILOG = """examples:
-  rwtrain export runs/demo --out runs/demo/export --linker data/linker --parity-python .venv-clean/bin/python
+  rwtrain export runs/demo --out runs/demo/export --linker runs/linker --parity-python .venv-clean/bin/python
   rwtrain export runs/big/checkpoints/step-00010000 --out export --dtype bfloat16 --max-shard-size 5GB
 
 The folder appears under its name only when it is whole and, unless --no-parity is given, has been loaded in a clean process
@@ -27,6 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--linker", type=Path, metavar="FOLDER", help="entity linker to ship with the model")
     parser.add_argument("--name", help="name in the model card (default: name of DIR)")
     parser.add_argument("--licence", default="other", help="licence identifier of the weights in the model card (default: other)")
+    parser.add_argument(
+        "--evaluation", type=Path, action="append", default=[], metavar="FILE", help="output of `rwtrain eval … --json` for the model card (repeatable)"
+    )
     parser.add_argument("--parity-python", type=Path, metavar="PATH", help="interpreter of an environment without rwtrain (default: this one, rwtrain blocked)")
     parser.add_argument("--no-parity", action="store_true", help="do not load the folder and compare it with the trained model")
     parser.set_defaults(run=run_export)
@@ -44,6 +50,7 @@ def run_export(options: argparse.Namespace) -> int:
         linker=options.linker,
         name=options.name,
         licence=options.licence,
+        evaluations={path.stem: read_figures(path) for path in options.evaluation},
         parity=not options.no_parity,
         parity_python=options.parity_python,
     )
@@ -54,3 +61,14 @@ def run_export(options: argparse.Namespace) -> int:
         for name, text in report["parity"]["generated"].items():
             print(f"  {name}: {text!r}")
     return 0
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """One JSON object from a file; raise `ConfigError` if it holds none."""
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not the output of `rwtrain eval … --json` ({error}). Write it again, or leave --evaluation out.") from error
+    if not isinstance(figures, dict):
+        raise ConfigError(f"{path}: holds no JSON object. Give the output of `rwtrain eval … --json`.")
+    return figures

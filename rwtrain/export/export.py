@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import torch
 
 from rwtrain.data.tokenizer import Tokenizer
 from rwtrain.errors import ConfigError, DataError
-from rwtrain.export.card import write_card
+from rwtrain.export.card import model_card
 from rwtrain.export.folder import LINKER_FOLDER, copy_code, copy_linker, write_config, write_processor, write_sentence_transformers
 from rwtrain.export.parity import TrainerReference, run_parity
 from rwtrain.export.run import TrainedRun
 from rwtrain.export.weights import DTYPES, write_weights
 from rwtrain.export.zero import Parameter
-from rwtrain.files import atomic_folder, write_json
+from rwtrain.files import atomic_folder, write_json, write_text
 from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
 from rwtrain.model.linking_refinedweb import EntityLinker
 
@@ -32,6 +33,7 @@ def export_run(
     linker: str | Path | None = None,
     name: str | None = None,
     licence: str = "other",
+    evaluations: Mapping[str, Mapping[str, Any]] | None = None,
     parity: bool = True,
     parity_python: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def export_run(
         max_shard_bytes: largest weight file.
         linker: folder of the entity linker to ship.
         name, licence: for the model card.
+        evaluations: figures of `rwtrain eval … --json` by title, for the model card.
         parity: load the folder in a clean process and compare; `parity_python` names that process's interpreter.
 
     Raises:
@@ -67,7 +70,16 @@ def export_run(
         report = check_parity(folder, run, weights, dtype=DTYPES[dtype], python=parity_python) if parity else None
         if report is not None:
             write_json(folder / PARITY_FILE, report)
-        write_card(folder, run, parameters=parameters, name=name or out.resolve().name, licence=licence, linker=linker is not None, parity=report)
+        card = model_card(
+            run,
+            parameters=parameters,
+            name=name or out.resolve().name,
+            licence=licence,
+            linker=linker is not None,
+            parity=report,
+            evaluations=evaluations or {},
+        )
+        write_text(folder / "README.md", card)
     return {"step": run.step, "parameters": parameters, "dtype": dtype, "parity": report}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,10 @@ from rwtrain.data.shards import ShardDataset
 from rwtrain.errors import DataError
 from rwtrain.export.zero import Parameter, read_parameters
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
-from rwtrain.train.checkpoint import TAG, resolve
+from rwtrain.train.checkpoint import TAG, read_manifest, resolve
+from rwtrain.train.metrics import read_metrics
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,16 @@ class TrainedRun:
 
     @cached_property
     def datasets(self) -> dict[str, ShardDataset]:
-        """The training shards that are still at their place, by use: "text", "images"."""
-        data = self.settings.get("data", {})
-        return {name: ShardDataset(data[name]) for name in ("text", "images") if data.get(name) and (Path(data[name]) / "manifest.json").is_file()}
+        """The training shards that are still whole and at their place, by use: "text", "images"."""
+        found, data = {}, self.settings.get("data", {})
+        for name in ("text", "images"):
+            if not data.get(name):
+                continue
+            try:
+                found[name] = ShardDataset(data[name])
+            except DataError as error:
+                log.warning("The training data is left out of account: %s", error)
+        return found
 
     @cached_property
     def corpus(self) -> dict[str, Any]:
@@ -91,18 +102,16 @@ class TrainedRun:
         """All parameters in float32 by name."""
         return {name: parameter.load() for name, parameter in self.parameters.items()}
 
-    def last_metrics(self) -> dict[str, Any]:
-        """The last line of `metrics.jsonl` up to the checkpoint's step; empty without one."""
-        path = self.folder / "metrics.jsonl"
-        if not path.is_file():
-            return {}
-        last: dict[str, Any] = {}
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                try:
-                    record = json.loads(line)
-                except ValueError:  # a line cut short by a kill
-                    continue
-                if record.get("step", 0) <= self.step:
-                    last = record
-        return last
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The checkpoint's manifest: step, world_size, zero_stage, files."""
+        return read_manifest(self.checkpoint)
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl` up to the checkpoint; of a step that was run twice, both."""
+        return [line for line in read_metrics(self.folder) if line.get("step", 0) <= self.step]
+
+    def rank_hours(self) -> float:
+        """Wall time of all steps, repeated ones included, times the number of ranks, in hours."""
+        return sum(line.get("step_s", 0.0) for line in self.metrics) * int(self.manifest["world_size"]) / 3600

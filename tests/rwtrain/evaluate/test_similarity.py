@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -45,6 +46,15 @@ def test_formats_give_the_same_pairs(tmp_path: Path, model: EvaluatedModel) -> N
     assert results[0]["pairs"] == 4
 
 
+def test_tables_without_a_header(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"Ein Mann, der tanzt.",Ein Mann tanzt.,4.5\nEins.,Zwei.,0.0\n')
+    firsts, seconds, scores = read_pairs(tmp_path / "a.csv")
+    assert (firsts[0], seconds[1], scores.tolist()) == ("Ein Mann, der tanzt.", "Zwei.", [4.5, 0.0])
+    rows = ["main-captions\tMSRvid\t2012test\t0000\t5.000\tA man dances.\tA man is dancing.", "main-news\tmsr\t2012\t0002\t1.5\tA.\tB."]
+    (tmp_path / "b.tsv").write_text("\n".join(rows))
+    assert read_pairs(tmp_path / "b.tsv")[1] == ["A man is dancing.", "B."]
+
+
 def test_quotes_in_tsv_are_text(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text('sentence1\tsentence2\tscore\n"quoted\tb\t1\nc\td"\t2\n')
     assert read_pairs(tmp_path / "a.tsv")[0] == ['"quoted', "c"]
@@ -66,6 +76,16 @@ def test_files_that_cannot_be_used(tmp_path: Path, name: str, text: str, problem
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=problem):
         read_pairs(tmp_path / name)
+
+
+def test_gzip_whole_and_truncated(tmp_path: Path) -> None:
+    text = "sentence1\tsentence2\tscore\n" + "a\tb\t1\nc\td\t2\n" * 2000
+    packed = gzip.compress(text.encode())
+    (tmp_path / "a.tsv.gz").write_bytes(packed)
+    assert len(read_pairs(tmp_path / "a.tsv.gz")[0]) == 4000
+    (tmp_path / "a.tsv.gz").write_bytes(packed[:-20])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_pairs(tmp_path / "a.tsv.gz")
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def make_run(folder: Path, settings: dict[str, Any], **config: Any) -> RefinedWe
     shutil.copyfile(tokenizer, folder / "tokenizer" / "tokenizer.model")
     model.config.save_pretrained(folder / "model")
     write_text(folder / "config.yaml", yaml.safe_dump({**settings, "run": str(folder)}))
-    write_text(folder / "metrics.jsonl", '{"process": 0, "step": 7, "loss/total": 3.25}\n{"process": 0, "step": 8, "loss/total": 3.0}\n')
+    write_text(folder / "metrics.jsonl", '{"process": 0, "step": 7, "step_s": 1800.0, "loss/total": 3.25}\n{"process": 0, "step": 8, "loss/total": 3.0}\n')
     state = checkpoint / "state" / "mp_rank_00_model_states.pt"
     torch.save({"module": model.state_dict()}, state)
     files = {"state/" + state.name: {"bytes": state.stat().st_size, "hash": content_hash(state)}}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import rwtrain.export.export as export_module
@@ -32,11 +35,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, train_settings: dict) -> tuple
 @pytest.fixture(scope="module")
 def exported(run: tuple[Path, RefinedWebForPreTraining], linker_folder: Path) -> Path:
     """An export of everything, made with the command line."""
-    out = run[0] / "exported"
+    out, figures = run[0] / "exported", run[0] / "held-out text.json"
+    figures.write_text('{"perplexity": 12.5, "image_to_text": {"recall@1": 0.25}, "unigram_perplexity": null}')
     python = ["--parity-python", str(CLEAN_PYTHON)] if CLEAN_PYTHON.exists() else []
-    assert (
-        main(["export", str(run[0]), "--out", str(out), "--linker", str(linker_folder), "--max-shard-size", "60KB", "--licence", "cc-by-sa-4.0", *python]) == 0
-    )
+    options = ["--linker", str(linker_folder), "--max-shard-size", "60KB", "--licence", "cc-by-sa-4.0", "--evaluation", str(figures)]
+    assert main(["export", str(run[0]), "--out", str(out), *options, *python]) == 0
     return out
 
 
@@ -85,7 +88,21 @@ def test_model_card(exported: Path) -> None:
     assert card.startswith("---\nlicense: cc-by-sa-4.0\n")
     assert "| loss/total | 3.25 |" in card  # of the checkpoint's step, not the last line
     assert "400 documents" in card
+    assert "**held-out text**\n\n| | |\n|---|---|\n| perplexity | 12.5 |\n| image_to_text recall@1 | 0.25 |\n" in card
+    assert "| rank-hours (steps only) | 0.5 |" in card
     assert str(exported.parent) not in card
+
+
+@pytest.mark.skipif(not CLEAN_PYTHON.exists(), reason="make it with: python -m rwtrain.export.environment .venv-clean")
+def test_example_of_the_model_card_runs(exported: Path, tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)[1]
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "photo.png")
+    shutil.copytree(exported, tmp_path / "exported")
+    environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    finished = subprocess.run([CLEAN_PYTHON, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert "The capital of" in finished.stdout
+    assert -1 <= float(finished.stdout.split("similarity")[1].split()[0]) <= 1
 
 
 def test_export_again_replaces(exported: Path, run: tuple[Path, RefinedWebForPreTraining], tmp_path: Path) -> None:
