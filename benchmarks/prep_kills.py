@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,20 +38,28 @@ def main() -> None:
         begin = time.perf_counter()
         subprocess.run([*command, folder / "whole"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - begin
-        kills = 0
-        for _ in range(QUICK_KILLS if options.quick else KILLS):
+        one = digest(folder / "whole")
+        kills = completions = 0
+        differing: set[str] = set()
+        while kills < (QUICK_KILLS if options.quick else KILLS) or not completions:
             process = subprocess.Popen([*command, folder / "killed"], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
             try:
-                process.wait(generator.uniform(0.5, seconds))
+                process.wait(generator.uniform(0.3, seconds / 2))
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 kills += 1
-        subprocess.run([*command, folder / "killed"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        one, other = digest(folder / "whole"), digest(folder / "killed")
-    differing = sorted(path for path in one.keys() | other.keys() if one.get(path) != other.get(path))
-    print(f"{len(one)} files, {kills} kills, {len(differing)} differing files {differing[:5]}")
-    print(json.dumps({"name": "prep_kills", "quick": options.quick, "files": len(one), "kills": kills, "differing_files": len(differing)}))
+                continue
+            completions += 1
+            other = digest(folder / "killed")
+            differing |= {path for path in one.keys() | other.keys() if one.get(path) != other.get(path)}
+            shutil.rmtree(folder / "killed")  # a finished run leaves nothing to interrupt: begin again
+    print(f"{len(one)} files, {kills} kills, {completions} completed runs, {len(differing)} differing files {sorted(differing)[:5]}")
+    print(
+        json.dumps(
+            {"name": "prep_kills", "quick": options.quick, "files": len(one), "kills": kills, "completions": completions, "differing_files": len(differing)}
+        )
+    )
 
 
 if __name__ == "__main__":

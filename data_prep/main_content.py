@@ -44,10 +44,11 @@ INHERITED = (1.0, 0.5, 0.25)
 
 @dataclass(slots=True)
 class _Vote:
-    """One paragraph: its holder, its points, and whether its own names are those of noise."""
+    """One paragraph: its holder, its points and length, and whether its own names are those of noise."""
 
     holder: LexborNode
     points: float
+    characters: int
     is_noise: bool
 
 
@@ -85,10 +86,13 @@ class _Page:
         self.votes = _votes(body, self.links)
         self.total = sum(vote.points for vote in self.votes)
         self.chains: dict[int, list[tuple[int, LexborNode]]] = {}
+        self.noise: dict[int, bool] = {}
         self.raw: dict[int, float] = {}
+        self.characters: dict[int, int] = {}
         for vote in self.votes:
             for key, _ in self.chain(vote.holder):
                 self.raw[key] = self.raw.get(key, 0.0) + vote.points
+                self.characters[key] = self.characters.get(key, 0) + vote.characters
 
     def chain(self, node: LexborNode) -> list[tuple[int, LexborNode]]:
         """An element and its ancestors below the body, each with its key."""
@@ -101,6 +105,12 @@ class _Page:
                 current = current.parent
             self.chains[key] = chain
         return self.chains[key]
+
+    def is_noise(self, key: int, node: LexborNode) -> bool:
+        """Whether an element has the names of noise."""
+        if key not in self.noise:
+            self.noise[key] = _has_noise_names(node)
+        return self.noise[key]
 
     def choose(self) -> LexborNode | None:
         """The element with the most points from its nearest paragraphs, widened until it holds most of the page's points."""
@@ -117,7 +127,7 @@ class _Page:
                 continue
             first = chain[0][0]
             if first not in in_noise:
-                in_noise[first] = any(self.raw[key] < largest_noise and _has_noise_names(node) for key, node in chain)
+                in_noise[first] = any(self.raw[key] < largest_noise and self.is_noise(key, node) for key, node in chain)
             points = vote.points * (NOISE_POINTS if vote.is_noise or in_noise[first] else 1)
             for (key, node), share in zip(chain, INHERITED, strict=False):
                 scores[key] = scores.get(key, 0.0) + share * points
@@ -140,10 +150,11 @@ class _Page:
             key = node.mem_id
             if key == top_key:
                 continue
-            if _has_noise_names(node):
+            if self.is_noise(key, node):
                 if len(node.text()) < LARGEST_NOISE * whole:
                     gone.append(node)
-            elif (links := self.links.get(key)) and node.tag in LINK_LISTS:
+            # The paragraphs inside say how long the text is at least, which spares most elements the counting.
+            elif (links := self.links.get(key, 0)) > MOST_LINKS * self.characters.get(key, 0) and node.tag in LINK_LISTS:
                 length = len(node.text())
                 if length < LARGEST_LINK_LIST * whole and links > MOST_LINKS * length:
                     gone.append(node)
@@ -154,13 +165,19 @@ class _Page:
 def _link_lengths(body: LexborNode) -> dict[int, int]:
     """Characters of link text inside each element that has any, by the element's key."""
     lengths: dict[int, int] = {}
+    parents: dict[int, tuple[int, LexborNode] | None] = {}
     for link in body.css("a"):
         length = len(link.text())
-        node = link.parent
-        while node is not None and node.tag != "body":
-            key = node.mem_id
+        key, node = link.mem_id, link
+        while True:
+            if key not in parents:
+                parent = node.parent
+                parents[key] = None if parent is None or parent.tag == "body" else (parent.mem_id, parent)
+            above = parents[key]
+            if above is None:
+                break
+            key, node = above
             lengths[key] = lengths.get(key, 0) + length
-            node = node.parent
     return lengths
 
 
@@ -170,14 +187,14 @@ def _votes(body: LexborNode, links: dict[int, int]) -> list[_Vote]:
         text = node.text()
         holder = node.parent
         if len(text) >= SHORTEST_PARAGRAPH and holder is not None and links.get(node.mem_id, 0) <= MOST_LINKS * len(text):
-            votes.append(_Vote(holder, _points(text), _has_noise_names(node)))
+            votes.append(_Vote(holder, _points(text), len(text), _has_noise_names(node)))
     for node in body.css(HOLDERS):
         text = node.text(deep=False)
         if len(text) < SHORTEST_OWN_TEXT or len(text.strip()) < SHORTEST_OWN_TEXT:
             continue
         holder = node.parent if node.tag in INLINE_HOLDERS else node
         if holder is not None:
-            votes.append(_Vote(holder, _points(text), is_noise=False))
+            votes.append(_Vote(holder, _points(text), len(text), is_noise=False))
     return votes
 
 
