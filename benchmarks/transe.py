@@ -27,7 +27,7 @@ from rwtrain.knowledge.training import train_transe
 from rwtrain.knowledge.transe import TransEConfig
 
 GRAPH = Path(__file__).parent.parent / "examples" / "data" / "fb15k237"
-SETTINGS = {"loss": "self_adversarial", "margin": 5.0, "learning_rate": 0.4, "decay_share": 0.75, "negatives": 256, "evaluate_every": 0}
+SETTINGS = {"negatives": 256, "evaluate_every": 0}
 PEER_NEGATIVES = 16
 
 

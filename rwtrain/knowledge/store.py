@@ -202,6 +202,11 @@ class EntityStore:
         """
         return self._vectors("entity_vectors.npy", len(self))
 
+    @property
+    def vectors_hash(self) -> str:
+        """Checksum of the entity vectors; raises as `vectors` does."""
+        return self.vectors_manifest["files"]["entity_vectors.npy"]["hash"]
+
     @cached_property
     def relation_vectors(self) -> np.ndarray:
         """TransE vectors of the relations, [relations, dimension] float32, memory-mapped; raises as `vectors` does."""

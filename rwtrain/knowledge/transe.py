@@ -24,13 +24,13 @@ class TransEConfig(Node):
     """Length of an entity's and of a relation's vector."""
     norm: Literal[1, 2] = 2
     """1: sum of absolute differences; 2: Euclidean distance."""
-    loss: Literal["softmax", "self_adversarial"] = "softmax"
+    loss: Literal["softmax", "self_adversarial"] = "self_adversarial"
     """softmax: cross-entropy of the true entity against the negatives; self_adversarial: Sun et al. 2019, eq. 5."""
     negatives: int = Field(256, ge=0)
     """Entities drawn at random for each batch; 0 compares with every entity ("1-vs-all")."""
     scale: float = Field(1.0, gt=0)
     """Distances are multiplied by this before the softmax."""
-    margin: float = Field(9.0, gt=0)
+    margin: float = Field(5.0, gt=0)
     """self_adversarial: the distance that parts true from false triples."""
     adversarial_temperature: float = Field(1.0, ge=0)
     """self_adversarial: how strongly near negatives weigh; 0 weighs all alike."""
@@ -38,11 +38,11 @@ class TransEConfig(Node):
     """softmax: share of the target spread evenly over the negatives."""
     batch_size: int = Field(1024, ge=1)
     """Triples per update; each is used in both directions."""
-    learning_rate: float = Field(0.1, gt=0)
+    learning_rate: float = Field(0.4, gt=0)
     """Step of row-wise Adagrad."""
-    decay_share: float = Field(0.5, ge=0, le=1)
+    decay_share: float = Field(0.75, ge=0, le=1)
     """Share of the training, at its end, in which the learning rate falls linearly to zero."""
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(40, ge=1)
     """Passes over the training triples."""
     minutes: float | None = Field(None, gt=0)
     """Wall time; if set it replaces `epochs`: the number of updates is fixed after a short measurement."""

@@ -47,7 +47,14 @@ def reference_loss(entity: torch.Tensor, relation: torch.Tensor, triples: np.nda
 
 @pytest.mark.parametrize("norm", [1, 2])
 @pytest.mark.parametrize("negatives", [0, 5])
-@pytest.mark.parametrize("settings", [{}, {"scale": 2.5, "label_smoothing": 0.1}, {"loss": "self_adversarial", "margin": 2.0, "adversarial_temperature": 0.7}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "softmax"},
+        {"loss": "softmax", "scale": 2.5, "label_smoothing": 0.1},
+        {"loss": "self_adversarial", "margin": 2.0, "adversarial_temperature": 0.7},
+    ],
+)
 def test_a_step_follows_the_gradient_of_the_plain_loss(norm: int, negatives: int, settings: dict) -> None:
     config = TransEConfig(dimension=6, norm=norm, negatives=negatives, learning_rate=0.1, seed=3, **settings)
     model = TransE(entities=9, relations=2, config=config)
