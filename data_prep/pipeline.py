@@ -23,7 +23,7 @@ from data_prep.report import write_report
 from data_prep.summary import Summary, summarise
 from data_prep.tokenise import tokenise
 from data_prep.tokenizer_step import make_tokenizer
-from data_prep.work import WorkFolder, code_hash, key_of
+from data_prep.work import WorkFolder, code_hash, key_of, remove_leftovers
 from rwtrain.data.tokenizer import Tokenizer
 from rwtrain.files import content_hash, write_json, write_text
 
@@ -71,6 +71,7 @@ class Preparation:
         """
         plan = self.plan
         with self.work.locked(), Pool(self.workers, self.work, quiet=self.quiet) as pool:
+            remove_leftovers(self.out)
             linker = open_linker(plan.link.store) if plan.link.store else None
             store_hash = linker.store_hash if linker is not None else None
             jobs = make_jobs(plan, self.work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -72,6 +73,15 @@ class WorkFolder:
             except OSError as error:
                 raise RWTrainError(f"{self.folder}: another `rwtrain prep` is writing here. Wait for it, or choose another --out.") from error
             yield
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files and folders that a killed run left below `folder`; only one process may work there."""
+    for path in folder.rglob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def key_of(*parts: Any) -> str:

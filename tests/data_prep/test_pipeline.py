@@ -283,6 +283,16 @@ def test_two_runs_into_one_folder_are_refused(tmp_path: Path) -> None:
         Preparation(preparation.plan, tmp_path / "out", workers=1, quiet=True).run()
 
 
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "shards/text/.train.99.tmp").mkdir(parents=True)
+    (out / "shards/text/.train.99.tmp/shard-00000.arrow").write_bytes(b"half")
+    (out / "eval").mkdir()
+    (out / "eval/.zeroshot.yaml.99.tmp").write_text("half")
+    prepare(warc_plan(write_warc(tmp_path / "a.warc.gz", 3)), out)
+    assert not list(out.rglob(".*.tmp*"))
+
+
 def test_dry_run_writes_no_dataset(mixed: Plan, tmp_path: Path) -> None:
     text = dry_run(mixed, tmp_path / "out")
     assert "web (warc): 2 files" in text
