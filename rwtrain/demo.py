@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,14 +79,26 @@ class Demo:
         """Do a stage, unless it was finished with the same inputs and the same stages before it."""
         content = b"".join(path.read_bytes() for path in inputs)
         self.fingerprint = xxhash.xxh3_64_hexdigest(self.fingerprint.encode() + name.encode() + content)
-        done = self.records.get(name)
-        if done is not None and done["fingerprint"] == self.fingerprint:
-            print(f"== {name}: finished earlier ({done['seconds']:.0f} s)", flush=True)
+        known = self.records.get(name, {})
+        if known.get("fingerprint") == self.fingerprint and "figures" in known:
+            print(f"== {name}: finished earlier ({known['seconds']:.0f} s)", flush=True)
             return
         print(f"\n== {name}", flush=True)
+        if known.get("fingerprint") != self.fingerprint:
+            self._begin(name)
         began = time.monotonic()
         figures = work()
-        self.records[name] = {"fingerprint": self.fingerprint, "seconds": time.monotonic() - began, "figures": figures}
+        spent = self.records[name]["seconds"] + time.monotonic() - began
+        self._record(name, {"seconds": spent, "figures": figures})
+
+    def _begin(self, name: str) -> None:
+        """Start a stage from nothing: what an earlier run left of it was made from other inputs."""
+        if name == "train":
+            shutil.rmtree(self.trained, ignore_errors=True)
+        self._record(name, {"seconds": 0.0})
+
+    def _record(self, name: str, values: dict[str, Any]) -> None:
+        self.records[name] = {"fingerprint": self.fingerprint, **values}
         write_json(self.record_file, self.records)
 
     def environment(self) -> dict[str, Any]:

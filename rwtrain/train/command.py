@@ -36,11 +36,12 @@ def run(arguments: argparse.Namespace) -> int:
         from rwtrain.train.loop import train
 
         return train(config)
-    from rwtrain.train.setup import model_config, open_inputs
+    from rwtrain.train.setup import check_identity, model_config, open_inputs
 
     resolved = resolve(config, world_size=arguments.processes)
     inputs = open_inputs(config, verify=config.data.verify)
     shape = model_config(config, inputs)
+    check_identity(config, inputs)
     if arguments.dry_run:
         print(dump_yaml(config), end="")
         print(f"# DeepSpeed: {resolved}\n# model: {shape.to_json_string(use_diff=True)}")

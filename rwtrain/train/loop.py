@@ -19,7 +19,7 @@ from rwtrain.train import checkpoint, distributed
 from rwtrain.train.distributed import Ranks
 from rwtrain.train.engine import build_engine
 from rwtrain.train.metrics import MetricsLog
-from rwtrain.train.setup import make_loader, model_config, open_inputs, prepare_run_folder
+from rwtrain.train.setup import check_identity, make_loader, model_config, open_inputs, prepare_run_folder
 from rwtrain.train.signals import StopRequest
 
 EXIT_STOPPED = 85  # stopped on request with a checkpoint written: start again to continue
@@ -41,6 +41,7 @@ class Trainer:
         self.config, self.ranks, self.folder = config, ranks, Path(config.run)
         inputs = open_inputs(config, verify=config.data.verify and ranks.is_main)
         if ranks.is_main:
+            check_identity(config, inputs)
             prepare_run_folder(config, inputs, world_size=ranks.world_size)
         ranks.barrier()
         self.loader = make_loader(config, inputs, rank=ranks.rank, world_size=ranks.world_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,15 @@ from rwtrain.config.load import dump_yaml
 from rwtrain.config.schema import TrainConfig
 from rwtrain.data.loader import Loader, open_dataset
 from rwtrain.data.recipe import Recipe
-from rwtrain.data.shards import ShardDataset
+from rwtrain.data.shards import MANIFEST, ShardDataset
 from rwtrain.data.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, MASK_ID, PAD_ID, Tokenizer
 from rwtrain.errors import ConfigError
-from rwtrain.files import write_json, write_text
+from rwtrain.files import content_hash, write_json, write_text
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
+from rwtrain.train.checkpoint import find_latest
+
+IDENTITY = "identity.json"
+HASH_CHARACTERS = 32
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Inputs:
     """Checked inputs of a run.
 
     Attributes:
-        vectors: entity vectors [entities, E], memory-mapped, or None.
+        vectors: entity vectors [entities, E], memory-mapped, or None; `vectors_hash` their checksum.
         image_size: height and width of images in pixels, 0 without images.
     """
 
@@ -35,6 +40,7 @@ class Inputs:
     text: ShardDataset
     images: ShardDataset | None
     vectors: np.ndarray | None
+    vectors_hash: str | None
     image_size: int
     image_tokens: int
 
@@ -53,12 +59,12 @@ def open_inputs(config: TrainConfig, *, verify: bool) -> Inputs:
         DataError, ConfigError: something is missing, damaged or does not match.
     """
     tokenizer = Tokenizer(config.data.tokenizer)
-    vectors, store_hash = None, None
+    vectors, vectors_hash, store_hash = None, None, None
     if config.data.entity_store is not None:
         from rwtrain.knowledge.store import EntityStore
 
         store = EntityStore.open(config.data.entity_store)
-        vectors, store_hash = store.vectors, store.hash
+        vectors, vectors_hash, store_hash = store.vectors, store.vectors_hash, store.hash
     text = open_dataset(config.data.text, tokenizer, verify=verify, entity_store_hash=store_hash)
     images, image_size, image_tokens = None, 0, 0
     if config.data.images is not None and config.batch.image_rows:
@@ -70,7 +76,7 @@ def open_inputs(config: TrainConfig, *, verify: bool) -> Inputs:
             f"an image ({image_tokens} tokens) and two captions of {config.batch.caption_tokens} tokens do not fit a row of "
             f"{config.batch.seq_len}: raise batch.seq_len or lower batch.caption_tokens."
         )
-    return Inputs(tokenizer, text, images, vectors, image_size, image_tokens)
+    return Inputs(tokenizer, text, images, vectors, vectors_hash, image_size, image_tokens)
 
 
 def image_shape(vision: dict[str, Any]) -> tuple[int, int]:
@@ -129,11 +135,46 @@ def make_loader(config: TrainConfig, inputs: Inputs, *, rank: int, world_size: i
     )
 
 
+def identity(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
+    """What a resumed run must share with the run it continues: data, tokenizer, entities, model, batch and seed."""
+    datasets = {"data.text": inputs.text, "data.images": inputs.images}
+    return {
+        **{name: content_hash(dataset.folder / MANIFEST) if dataset else None for name, dataset in datasets.items()},
+        "data.tokenizer": inputs.tokenizer.hash,
+        "data.entity_store": inputs.vectors_hash,
+        "seed": config.seed,
+        **{f"model.{key}": value for key, value in config.model.model_dump(mode="json").items()},
+        **{f"batch.{key}": value for key, value in config.batch.model_dump(mode="json").items() if key != "accumulation"},
+    }
+
+
+def check_identity(config: TrainConfig, inputs: Inputs) -> None:
+    """Refuse to continue a run whose checkpoints belong to other data or another model.
+
+    Raises:
+        ConfigError: names every setting that differs.
+    """
+    path = Path(config.run) / IDENTITY
+    if not path.is_file() or find_latest(Path(config.run)) is None:
+        return
+    before, now = json.loads(path.read_text(encoding="utf-8")), identity(config, inputs)
+    changed = [f"{name} ({_shown(before.get(name))} then, {_shown(now.get(name))} now)" for name in sorted(before | now) if before.get(name) != now.get(name)]
+    if changed:
+        raise ConfigError(
+            f"{config.run}: its checkpoints were made with other settings or data: {', '.join(changed)}. Restore them, or choose another `run` folder."
+        )
+
+
+def _shown(value: Any) -> str:
+    return f"{value[:8]}…" if isinstance(value, str) and len(value) == HASH_CHARACTERS else str(value)
+
+
 def prepare_run_folder(config: TrainConfig, inputs: Inputs, *, world_size: int) -> None:
     """Write what describes the run beside it: configuration, resolved DeepSpeed JSON, model configuration, tokenizer."""
     run = Path(config.run)
     write_text(run / "config.yaml", dump_yaml(config))
     write_json(run / "deepspeed.json", resolve(config, world_size=world_size))
+    write_json(run / IDENTITY, identity(config, inputs))
     model_config(config, inputs).save_pretrained(run / "model")
     (run / "tokenizer").mkdir(exist_ok=True)
     shutil.copyfile(inputs.tokenizer.path, run / "tokenizer" / "tokenizer.model")
