@@ -16,7 +16,7 @@ from rwtrain.evaluate.language_modelling import cut_windows, evaluate_language_m
 from rwtrain.evaluate.model import EvaluatedModel, untrained
 from rwtrain.knowledge.store import EntityStore
 
-DOCUMENTS = 12
+DOCUMENTS = 4
 
 
 @pytest.fixture(scope="module")
