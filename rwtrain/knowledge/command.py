@@ -30,7 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder with train/valid/test .tsv (or .txt, .gz), entity2wikidata.json, relation2text.tsv")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder with train/valid/test .tsv (or .txt, .gz), or an N-Triples file (.nt, .gz, .bz2)")
+    parser.add_argument("--languages", default="en", help="N-Triples: languages of names to keep, the preferred one first (default en; example en,de,zh)")
     parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="the entity store to write")
     parser.set_defaults(run=run_import)
 
@@ -61,9 +62,13 @@ def _configure_linker(parser: argparse.ArgumentParser) -> None:
 
 def run_import(options: argparse.Namespace) -> None:
     """Import, then print counts and what was set aside."""
+    from rwtrain.knowledge.import_ntriples import import_ntriples
     from rwtrain.knowledge.import_tsv import import_tsv
 
-    manifest = import_tsv(options.source, options.out)
+    if options.source.is_dir():
+        manifest = import_tsv(options.source, options.out)
+    else:
+        manifest = import_ntriples(options.source, options.out, languages=options.languages.split(","))
     triples = ", ".join(f"{count:,} {split}" for split, count in manifest["triples"].items())
     print(f"{options.out}: {manifest['entities']:,} entities, {manifest['relations']:,} relations, triples: {triples}")
     for reason, count in manifest["rejects"].items():

@@ -6,6 +6,7 @@ Files of the folder, each also as .gz: `train.tsv` (or .txt), and optionally `va
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import zlib
@@ -20,6 +21,8 @@ from rwtrain.files import content_hash
 from rwtrain.knowledge.store import SPLITS
 from rwtrain.knowledge.writing import BATCH_ROWS, Rejects, entity_batch, write_store
 
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
+
 
 def find(folder: Path, *names: str) -> Path | None:
     """The first of `names` that exists in `folder`, plain or with .gz."""
@@ -27,14 +30,14 @@ def find(folder: Path, *names: str) -> Path | None:
 
 
 def read_lines(path: Path, rejects: Rejects) -> Iterator[tuple[int, str]]:
-    """(line number, text) of a plain or gzip text file; lines that are not UTF-8 are set aside.
+    """(line number, text) of a plain, gzip or bzip2 text file; lines that are not UTF-8 are set aside.
 
     Raises:
-        DataError: the file cannot be read, or the gzip stream is truncated or corrupt.
+        DataError: the file cannot be read, or the compressed stream is truncated or corrupt.
     """
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
+        with OPENERS.get(path.suffix, open)(path, "rb") as stream:
             for number, line in enumerate(stream, 1):
                 try:
                     yield number, line.decode("utf-8").rstrip("\r\n")
