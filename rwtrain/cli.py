@@ -45,7 +45,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
                 if error.name and error.name.split(".")[0] in {"rwtrain", "data_prep", "launch"}:
                     raise
                 raise RWTrainError(f"`rwtrain {name}` needs the package {error.name}. Install it with: pip install 'rwtrain[{extra}]'") from error
-        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        subparser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error (anywhere on the command line)")
     return parser
 
 
@@ -53,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit status: 0 success, 2 a problem the user can fix."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     verb = next((word for word in arguments if not word.startswith("-")), None)
+    debug = "--debug" in arguments
     try:
-        options = build_parser(verb).parse_args(arguments)
+        options = build_parser(verb).parse_args([word for word in arguments if word != "--debug"], argparse.Namespace(debug=debug))
         return int(options.run(options) or 0)
     except RWTrainError as error:
-        if "--debug" in arguments:
+        if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

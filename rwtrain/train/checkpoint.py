@@ -9,8 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rwtrain.errors import DataError
 from rwtrain.files import content_hash, fsync_path, fsync_tree, write_json, write_text
 from rwtrain.train.distributed import Ranks
@@ -153,18 +151,3 @@ def load(engine: Any, ranks: Ranks, run: Path) -> int:
     if loaded is None:
         raise DataError(checkpoint, "DeepSpeed found no state in it", "Use another checkpoint")
     return int(client_state["step"])
-
-
-def consolidated_state(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All parameters of a checkpoint in float32 on the host, by name; tied weights appear under both names.
-
-    Checkpoints hold pickles (DeepSpeed's format): load only your own.
-    """
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    manifest = read_manifest(checkpoint)
-    if manifest["zero_stage"] == 0:
-        state = torch.load(checkpoint / TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
-        return {name: tensor.float() for name, tensor in state.items()}
-    state = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG)
-    return {name: tensor.detach().float() for name, tensor in state.items()}

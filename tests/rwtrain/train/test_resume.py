@@ -144,9 +144,10 @@ def test_a_flipped_bit_in_a_checkpoint_is_named(tmp_path: Path, reference: Path)
         checkpoint.resolve(copy)
 
 
-def test_consolidated_state_gives_the_losses_of_the_next_step(tmp_path: Path, train_settings: dict, reference: Path) -> None:
+def test_exported_weights_give_the_losses_of_the_next_step(tmp_path: Path, train_settings: dict, reference: Path) -> None:
     """The weights of step 9, loaded into a plain model, must give the losses that the run reported for step 10."""
     from rwtrain.config.schema import TrainConfig
+    from rwtrain.export.run import TrainedRun
     from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
     from rwtrain.objectives.task import LOSSES, PretrainingTask
     from rwtrain.train.setup import make_loader, model_config, open_inputs
@@ -154,7 +155,7 @@ def test_consolidated_state_gives_the_losses_of_the_next_step(tmp_path: Path, tr
     config = TrainConfig.model_validate({**train_settings, "run": str(reference)})
     inputs = open_inputs(config, verify=False)
     model = RefinedWebForPreTraining._from_config(model_config(config, inputs)).eval()
-    model.load_state_dict(checkpoint.consolidated_state(checkpoint.resolve(reference / "checkpoints" / checkpoint.checkpoint_name(9))))
+    model.load_state_dict(TrainedRun.open(reference / "checkpoints" / checkpoint.checkpoint_name(9)).state())
     loader = make_loader(config, inputs, rank=0, world_size=1)
     task, batch = PretrainingTask(loader.recipe, config.objectives, replicas=1), loader.micro_batch(9, 0)
     counts = task.counts(batch)
