@@ -19,7 +19,7 @@ def run_ranks(command: list[str], *, processes: int) -> int:
     SIGUSR1 are passed on to the ranks, which stop by agreement.
 
     Returns:
-        The exit status of the first rank that failed (128 + signal if one killed it), else 0.
+        128 + signal if a signal killed a rank, else the exit status of a rank that failed, else 0.
     """
     environment = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
@@ -56,7 +56,8 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int:
         failed = [code for code in codes if code]
         if failed:
             _end(children)
-            return failed[0] if failed[0] > 0 else 128 - failed[0]
+            first = min(failed)  # a rank that a signal killed (negative) is a cause; others may have failed because of it
+            return first if first > 0 else 128 - first
         if all(code == 0 for code in codes):
             return 0
         time.sleep(POLL_S)

@@ -65,6 +65,11 @@ def start(timeout_s: float) -> Ranks:
     return Ranks(rank, local_rank, world_size, device, dist.new_group(backend="gloo", timeout=timeout))
 
 
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective operation failed because another rank is gone, which is a consequence and no cause."""
+    return isinstance(error, dist.DistBackendError) or "gloo/transport" in str(error)
+
+
 def stop() -> None:
     """Leave the job; without it a rank may abort at exit."""
     if dist.is_initialized():

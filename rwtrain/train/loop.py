@@ -30,6 +30,12 @@ def train(config: TrainConfig) -> int:
     ranks = distributed.start(config.engine.timeout_s)
     try:
         return Trainer(config, ranks).run()
+    except RuntimeError as error:
+        if not distributed.is_lost_peer(error):
+            raise
+        raise RWTrainError(
+            f"Rank {ranks.rank} lost the connection to another rank; the one that failed first says why. Start again to continue from the last checkpoint."
+        ) from error
     finally:
         distributed.stop()
 

@@ -71,11 +71,14 @@ def compare(found: dict[int, dict[str, float]], expected: dict[int, dict[str, fl
 
 
 def test_killed_run_resumes_bit_for_bit(tmp_path: Path, train_settings: dict, reference: Path) -> None:
-    folder = tmp_path / "killed"
-    process = subprocess.Popen(command(folder, train_settings, processes=2, steps=10), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder, errors = tmp_path / "killed", tmp_path / "errors"
+    with errors.open("w") as stderr:
+        process = subprocess.Popen(command(folder, train_settings, processes=2, steps=10), stdout=subprocess.DEVNULL, stderr=stderr)
     wait_for_step(folder, 5)
     os.kill(rank_process(process.pid, rank=1), signal.SIGKILL)
     assert process.wait(timeout=60) == 128 + signal.SIGKILL
+    assert "error: Rank 0 lost the connection to another rank" in errors.read_text()
+    assert "Traceback" not in errors.read_text()
     reached = max(losses(folder))
     if reached < 10:
         assert checkpoint.resolve(folder).name == checkpoint.checkpoint_name(reached - reached % 3)
