@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from rwtrain.config.schema import OptimizerConfig
+from rwtrain.errors import ConfigError
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
 from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
 
@@ -37,6 +38,9 @@ def build_engine(
         deepspeed_config: the resolved JSON.
         steps: optimiser steps of the whole run, the length of the schedule.
         seed: of the weights; the same on every rank, so that they agree at any world size.
+
+    Raises:
+        ConfigError: the device does not support the precision that is asked for.
     """
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*is deprecated", category=FutureWarning)  # inside DeepSpeed, at every step
     if not torch.cuda.is_available():
@@ -50,6 +54,8 @@ def build_engine(
         from deepspeed import ops
 
         ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if deepspeed_config.get("fp16", {}).get("enabled") and not deepspeed.get_accelerator().is_fp16_supported():
+        raise ConfigError("engine.overlays: this device does not support fp16. Use the bf16 or the fp32 overlay.")
     deepspeed.init_distributed(verbose=False)
     holder = HfDeepSpeedConfig(deepspeed_config)  # must stay alive while the model is built
     model = RefinedWebForPreTraining._from_config(model_config)

@@ -57,6 +57,35 @@ def test_zero_stages_agree_within_bf16(tmp_path: Path, train_settings: dict, ref
     compare(losses(folder), losses(reference), relative=2e-2)
 
 
+@pytest.mark.parametrize(
+    "engine", [{"overlays": ["zero3", "bf16", "offload"]}, {"activation_checkpointing": True}], ids=["offload", "activation_checkpointing"]
+)
+def test_saving_memory_changes_no_loss(tmp_path: Path, train_settings: dict, reference: Path, engine: dict) -> None:
+    done = train(tmp_path / "run", train_settings, steps=10, engine=engine)
+    assert done.returncode == 0, done.stderr[-3000:]
+    compare(losses(tmp_path / "run"), losses(reference), relative=1e-3)
+
+
+def test_accumulation_agrees_with_ranks(tmp_path: Path, train_settings: dict) -> None:
+    """Losses of tokens only: a contrast sees one micro-batch at a time."""
+    tokens_only = {"text_contrast": 0.0, "image_contrast": 0.0, "entity_alignment": 0.0}
+    for name, processes, accumulation in (("ranks", 2, 1), ("accumulation", 1, 2)):
+        batch = {**train_settings["batch"], "accumulation": accumulation}
+        done = train(tmp_path / name, train_settings, processes=processes, steps=6, batch=batch, objectives=tokens_only, engine={"overlays": ["zero3", "fp32"]})
+        assert done.returncode == 0, done.stderr[-3000:]
+    compare(losses(tmp_path / "accumulation"), losses(tmp_path / "ranks"), relative=1e-5)
+
+
+def test_fp16_trains_or_is_refused_where_the_device_cannot(tmp_path: Path, train_settings: dict) -> None:
+    done = train(tmp_path / "run", train_settings, processes=1, steps=4, engine={"overlays": ["zero3", "fp16"]})
+    if done.returncode:
+        assert done.returncode == 2
+        assert "error: engine.overlays: this device does not support fp16" in done.stderr
+        assert "Traceback" not in done.stderr
+    else:
+        assert sorted(losses(tmp_path / "run")) == [1, 2, 3, 4]
+
+
 def test_one_rank_agrees_with_two(tmp_path: Path, train_settings: dict, reference: Path) -> None:
     folder = tmp_path / "one"
     done = train(folder, train_settings, processes=1, steps=10)
