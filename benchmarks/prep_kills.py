@@ -23,7 +23,11 @@ PLAN = ROOT / "examples" / "demo" / "prep.yaml"
 
 def digest(folder: Path) -> dict[str, str]:
     """Hash of every output file but the report and the work folder, which hold timings."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "report.html" and "work" not in path.relative_to(folder).parts)
+    files = (
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("report.html", "summary.json") and "work" not in path.relative_to(folder).parts
+    )
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,12 @@ from data_prep.language import Language
 from data_prep.plan import PICTURE_KINDS, DedupNode, IdxSource, Plan, Source
 from data_prep.privacy import Privacy
 from data_prep.records import Bad, Record, Removed, write_records
+from data_prep.samples import MARGIN, STAGES_WITH_LIMITS, Sample, Sampler, StageFunction, as_json, moved_limits
 from data_prep.sources import Span, read
 from data_prep.words import words_of
 from rwtrain.files import content_hash
 
 BATCH = 128
-SAMPLES_PER_REASON = 2
-SAMPLE_CHARACTERS = 280
-StageFunction = Callable[[list[Record]], Sequence[Record | Removed | Bad]]
 
 
 @dataclass(slots=True)
@@ -47,14 +45,14 @@ class StageCount:
         characters: their characters.
         cpu_seconds: time spent in the stage.
         reasons: how many documents were removed for which reason.
-        samples: a few removed documents, [reason, id, source, beginning of the text].
+        samples: a few removed and kept documents (`data_prep.samples.Sample`).
     """
 
     documents: int = 0
     characters: int = 0
     cpu_seconds: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
-    samples: list[list[str]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -62,12 +60,12 @@ class StageCount:
             "characters": self.characters,
             "cpu_seconds": round(self.cpu_seconds, 4),
             "reasons": dict(sorted(self.reasons.items())),
-            "samples": self.samples,
+            "samples": as_json(self.samples),
         }
 
 
-def stages_for(plan: Plan, source: Source) -> list[tuple[str, StageFunction]]:
-    """The stages that a source's documents pass, in order; class-labelled images pass none."""
+def stages_for(plan: Plan, source: Source, only: Collection[str] | None = None) -> list[tuple[str, StageFunction]]:
+    """The stages (or `only` these of them) that a source's documents pass, in order; class-labelled images pass none."""
     if isinstance(source, IdxSource):
         return []
     is_picture = source.kind in PICTURE_KINDS
@@ -85,10 +83,16 @@ def stages_for(plan: Plan, source: Source) -> list[tuple[str, StageFunction]]:
         ("decontaminate", bool(plan.decontaminate.paths), lambda: Decontaminate(plan.decontaminate)),
         ("images", is_picture, lambda: Images(plan.images)),
     ]
-    return [(name, make()) for name, applies, make in candidates if applies and name not in source.skip]
+    return [(name, make()) for name, applies, make in candidates if applies and name not in source.skip and (only is None or name in only)]
 
 
 STAGE_ORDER = ("read", "url", "extract", "unicode", "language", "repetition", "quality", "c4", "fineweb", "lines", "privacy", "decontaminate", "images")
+
+
+def samplers_for(plan: Plan, source: Source, stages: list[tuple[str, StageFunction]]) -> dict[str, Sampler]:
+    """What chooses the samples of each of a source's stages."""
+    tighter, looser = (dict(stages_for(moved_limits(plan, margin), source, STAGES_WITH_LIMITS)) for margin in (MARGIN, -MARGIN))
+    return {name: Sampler(tighter.get(name), looser.get(name)) for name, _ in stages}
 
 
 def is_deduplicated(plan: Plan, source: Source) -> bool:
@@ -101,7 +105,8 @@ def is_deduplicated(plan: Plan, source: Source) -> bool:
 def ingest(arguments: tuple[Plan, Source, Span], prefix: Path) -> dict[str, Any]:
     """Do one unit: `prefix.parquet` holds its documents, `prefix.values.npy` and `prefix.order.npy` their signatures."""
     plan, source, span = arguments
-    run = _Ingest(stages_for(plan, source))
+    stages = stages_for(plan, source)
+    run = _Ingest(stages, samplers_for(plan, source, stages))
     signatures: list[np.ndarray] = []
 
     def batches() -> Iterator[list[Record]]:
@@ -113,6 +118,8 @@ def ingest(arguments: tuple[Plan, Source, Span], prefix: Path) -> dict[str, Any]
 
     output = prefix.with_name(f"{prefix.name}.parquet")
     rows = write_records(output, batches())
+    for name, sampler in run.samplers.items():
+        run.counts[name].samples = sampler.samples
     write_sorted(prefix, np.stack(signatures).T if signatures else np.zeros((1 + plan.dedup.bands, 0), np.uint64))
     return {
         "documents": rows,
@@ -145,8 +152,9 @@ class _Timer:
 class _Ingest:
     """Push batches through the stages and keep count."""
 
-    def __init__(self, stages: list[tuple[str, StageFunction]]) -> None:
+    def __init__(self, stages: list[tuple[str, StageFunction]], samplers: dict[str, Sampler]) -> None:
         self.stages = stages
+        self.samplers = samplers
         self.counts: dict[str, StageCount] = {"read": StageCount()} | {name: StageCount() for name, _ in stages}
         self.bad: list[Bad] = []
         self.last = list(self.counts)[-1]
@@ -177,6 +185,7 @@ class _Ingest:
         for name, function in self.stages:
             with self.timed(name):
                 outcomes = function(batch)
+            self.samplers[name].look(batch, outcomes)
             batch = [kept for record, outcome in zip(batch, outcomes, strict=True) if (kept := self._sort(name, record, outcome)) is not None]
             self.counts[name].documents += len(batch)
             self.counts[name].characters += sum(len(record.text) for record in batch)
@@ -191,6 +200,4 @@ class _Ingest:
             count.reasons["set aside in quarantine"] += 1
             return None
         count.reasons[outcome.reason] += 1
-        if count.reasons[outcome.reason] <= SAMPLES_PER_REASON:
-            count.samples.append([outcome.reason, record.doc_id, record.source, record.text[:SAMPLE_CHARACTERS]])
         return None

@@ -16,7 +16,7 @@ from data_prep.work import WorkFolder, code_hash, key_of
 from rwtrain.errors import DataError
 
 # Settings that the first step does not look at; a change of these reuses its results.
-LATER_SETTINGS = {"name", "seed", "sources", "unit_bytes", "splits", "link", "tokenizer", "shards", "substring"}
+LATER_SETTINGS = {"name", "seed", "sources", "unit_bytes", "splits", "link", "tokenizer", "shards", "substring", "report"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,20 @@ from data_prep.assemble import Dataset, TokenisedUnit, write_datasets
 from data_prep.dedup.sorted_hashes import SortedHashes
 from data_prep.dedup.step import Duplicates, find_duplicates
 from data_prep.dedup.substring import Documents, cut_repeats, mask_hash
+from data_prep.duplicate_examples import read_clusters
 from data_prep.ingest import ingest, is_deduplicated
 from data_prep.jobs import Job, make_jobs, refuse_empty
 from data_prep.linking import open_linker
+from data_prep.packing_figures import measure_packing
 from data_prep.plan import DedupNode, Plan
 from data_prep.pool import Pool, Unit
+from data_prep.privacy import Privacy
 from data_prep.report import write_report
-from data_prep.summary import Summary, summarise
+from data_prep.summary import Summary, as_json, summarise
 from data_prep.tokenise import tokenise
 from data_prep.tokenizer_step import make_tokenizer
 from data_prep.work import WorkFolder, code_hash, key_of, remove_leftovers
+from rwtrain.data.shards import ShardDataset
 from rwtrain.data.tokenizer import Tokenizer
 from rwtrain.files import content_hash, write_json, write_text
 
@@ -85,8 +89,19 @@ class Preparation:
             tokenised = self._tokenise(jobs, left.documents, tokenizer, store_hash, pool)
             datasets = write_datasets(plan, self.out / "shards", tokenised, tokenizer, store_hash=store_hash, quiet=self.quiet)
             zeroshot.write(plan, self.out / "eval")
-            summary = summarise(jobs, results, left.texts, left.pictures, left.cuts, tokenised, datasets)
+            paths = [self.work.path("ingest", job.unit.key, ".parquet") for job in jobs if is_deduplicated(plan, job.source) and not job.is_picture]
+            clusters = read_clusters(left.texts.clusters, paths, ngram=plan.dedup.ngram) if left.texts is not None else []
+            packing = [
+                measure_packing(dataset.name, ShardDataset(dataset.folder).lengths, seq_len)
+                for dataset in datasets
+                if dataset.name.startswith("text/")
+                for seq_len in plan.report.seq_lens
+            ]
+            summary = summarise(jobs, results, left.texts, left.pictures, left.cuts, tokenised, datasets, clusters=clusters, packing=packing)
             self._write_manifest(jobs, tokenizer, store_hash, datasets)
+            if plan.privacy.enabled:
+                summary.scrub_samples(Privacy(plan.privacy).scrub)
+            write_json(self.out / "summary.json", as_json(summary))
             write_report(self.out / "report.html", plan, summary, workers=self.workers)
             self.work.remove_unused()
         return summary

@@ -414,6 +414,13 @@ class ShardNode(Node):
     """A shard is closed at this size."""
 
 
+class ReportNode(Node):
+    """What the report measures beside the preparation itself."""
+
+    seq_lens: list[Annotated[int, Field(ge=2)]] = [512, 2048, 8192]
+    """Row lengths (`batch.seq_len` of training) for which the report says how well the text documents pack."""
+
+
 class Plan(Node):
     """A whole preparation."""
 
@@ -443,6 +450,7 @@ class Plan(Node):
     link: LinkNode = LinkNode()
     tokenizer: TokenizerNode = TokenizerNode()
     shards: ShardNode = ShardNode()
+    report: ReportNode = ReportNode()
 
     @model_validator(mode="after")
     def _source_names_differ(self) -> Plan:

@@ -47,7 +47,7 @@ def tokenise(arguments: tuple[Plan, Documents, str, bool], prefix: Path) -> dict
     tokenizer, encoder = open_tokenizer(tokenizer_path)
     linker = open_linker(plan.link.store) if link and plan.link.store else None
     schema = arrow_schema("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32").append(pa.field("split", pa.large_string()))
-    counts = {"documents": Counter[str](), "tokens": Counter[str](), "lengths": Counter[str](), "languages": Counter[str]()}
+    counts = {"documents": Counter[str](), "tokens": Counter[str](), "lengths": Counter[str](), "languages": Counter[str](), "language_tokens": Counter[str]()}
     totals = {"mentions": 0, "characters": 0, "link_seconds": 0.0}
     output = prefix.with_name(f"{prefix.name}.parquet")
     with atomic_path(output) as temporary, pq.ParquetWriter(str(temporary), schema, compression="zstd", compression_level=3) as writer:
@@ -97,3 +97,4 @@ def _count(rows: list[dict[str, Any]], counts: dict[str, Counter[str]]) -> None:
         counts["tokens"][row["split"]] += length
         counts["lengths"][f"{length.bit_length():02d}"] += 1
         counts["languages"][row["language"]] += 1
+        counts["language_tokens"][row["language"]] += length

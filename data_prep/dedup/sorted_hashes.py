@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numba import njit
 
 from rwtrain.files import atomic_path
 
-# Values looked at together: memory for one range is about a hundred times this in bytes, whatever the size of the corpus.
-VALUES_AT_ONCE = 1 << 20
+# Values looked at together: memory for one range is about fifty times this in bytes, whatever the size of the corpus.
+VALUES_AT_ONCE = 1 << 18
 ALL_VALUES = 1 << 64
 
 
@@ -45,20 +46,42 @@ def repeats_in_range(files: Sequence[SortedHashes], row: int, number: int, range
 
     Items are numbered through all files, in the order of the files.
     """
-    parts = list(_slices(files, row, number, ranges))
-    if not parts:
-        return np.zeros((0, 2), np.int64)
-    value = np.concatenate([values for values, _ in parts])
-    item = np.concatenate([items for _, items in parts])
+    slices = [(values, order, base) for values, order, base in _slices(files, row, number, ranges)]
+    count = sum(len(values) for values, _, _ in slices)
+    value, item = np.empty(count, np.uint64), np.empty(count, np.int64)
+    filled = 0
+    for values, order, base in slices:
+        stop = filled + len(values)
+        value[filled:stop] = values
+        np.add(order, base, out=item[filled:stop], casting="unsafe")
+        filled = stop
+    del slices
     order = np.argsort(value, kind="stable")  # items stay ascending within equal values
-    value, item = value[order], item[order]
-    is_first = np.r_[True, value[1:] != value[:-1]]
-    first = item[np.maximum.accumulate(np.where(is_first, np.arange(len(value)), 0))]
-    pairs = np.stack([item[~is_first], first[~is_first]], axis=1)
+    pairs = _pairs(value, item, order)
     return pairs[np.argsort(pairs[:, 0], kind="stable")]
 
 
-def _slices(files: Sequence[SortedHashes], row: int, number: int, ranges: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+@njit(cache=True, nogil=True)
+def _pairs(value, item, order):
+    """(Item, first item with the same value) of all but the first items, in sorted order."""
+    count = 0
+    for place in range(1, order.size):
+        count += value[order[place]] == value[order[place - 1]]
+    pairs = np.empty((count, 2), np.int64)
+    count = 0
+    first = 0
+    for place in range(1, order.size):
+        if value[order[place]] != value[order[place - 1]]:
+            first = place
+        else:
+            pairs[count, 0] = item[order[place]]
+            pairs[count, 1] = item[order[first]]
+            count += 1
+    return pairs
+
+
+def _slices(files: Sequence[SortedHashes], row: int, number: int, ranges: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """(Values, items, first item of the file) of every file that has values in the range; copied, so that no file stays mapped."""
     low, high = np.uint64(number * ALL_VALUES // ranges), np.uint64((number + 1) * ALL_VALUES // ranges - 1)
     base = 0
     for file in files:
@@ -67,5 +90,5 @@ def _slices(files: Sequence[SortedHashes], row: int, number: int, ranges: int) -
             start, stop = int(np.searchsorted(values, low, "left")), int(np.searchsorted(values, high, "right"))
             if stop > start:
                 order = np.load(f"{file.prefix}.order.npy", mmap_mode="r")[row, start:stop]
-                yield np.array(values[start:stop]), order.astype(np.int64) + base
+                yield np.array(values[start:stop]), np.array(order), base
         base += file.items

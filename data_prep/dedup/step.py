@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedup.clusters import clusters
+from data_prep.dedup.clusters import Clusters
 from data_prep.dedup.sorted_hashes import SortedHashes, count_ranges, repeats_in_range
 from data_prep.plan import DedupNode
 from data_prep.pool import Pool, Unit
@@ -19,7 +18,15 @@ from data_prep.work import code_hash, key_of
 from rwtrain.files import atomic_path
 
 EXACT_ROW = 0
-LARGEST_CLUSTERS = 5
+LARGEST_SHOWN, PAIRS_SHOWN = 3, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A group of duplicates: its size, and (unit, document of that unit) of its first members; the very first one stays."""
+
+    size: int
+    members: list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +37,16 @@ class Duplicates:
         keep: for each unit, which documents stay, [documents] bool.
         exact: documents removed because an earlier one has the same text.
         fuzzy: further documents removed because an earlier one is nearly the same.
-        largest: (unit, document of that unit, size) of the first members of the largest clusters.
+        sizes: (largest size of the bin, clusters), ascending.
+        clusters: the largest clusters and a few pairs.
         cpu_seconds: time spent.
     """
 
     keep: list[np.ndarray]
     exact: int
     fuzzy: int
-    largest: list[tuple[int, int, int]]
+    sizes: list[tuple[int, int]]
+    clusters: list[Cluster]
     cpu_seconds: float
 
 
@@ -63,18 +72,17 @@ def find_duplicates(files: Sequence[SortedHashes], keys: Sequence[str], config: 
         for row, number in places
     ]
     results = pool.run(find_repeats, units, label="dedup")
-    exact = np.zeros(count, bool)
-    for unit, (row, _) in zip(units, places, strict=True):
-        if config.exact and row == EXACT_ROW:
-            exact[np.load(pool.work.path("dedup", unit.key, ".npy"))[:, 0]] = True
-    first = clusters(count, (np.load(pool.work.path("dedup", unit.key, ".npy")) for unit in units))
-    gone = first != np.arange(count)
+    # A document has one text, so it is in one pair of the exact row at most.
+    exact = sum(result["pairs"] for result, (row, _) in zip(results, places, strict=True) if config.exact and row == EXACT_ROW)
+    found = Clusters(count, (np.load(pool.work.path("dedup", unit.key, ".npy"), mmap_mode="r") for unit in units))
+    keep = found.keep
     bounds = np.cumsum([0] + [file.items for file in files])
     return Duplicates(
-        keep=[~gone[start:stop] for start, stop in itertools.pairwise(bounds)],
-        exact=int(exact.sum()),
-        fuzzy=int((gone & ~exact).sum()),
-        largest=_largest(first[gone], bounds),
+        keep=[keep[start:stop] for start, stop in itertools.pairwise(bounds)],
+        exact=exact,
+        fuzzy=count - int(keep.sum()) - exact,
+        sizes=found.sizes(),
+        clusters=[Cluster(size, [_place(member, bounds) for member in members]) for size, members in found.examples(largest=LARGEST_SHOWN, pairs=PAIRS_SHOWN)],
         cpu_seconds=sum(result["cpu_seconds"] for result in results),
     )
 
@@ -83,12 +91,10 @@ def _rows(config: DedupNode) -> list[int]:
     return [EXACT_ROW] * config.exact + [*range(1, 1 + config.bands)] * config.fuzzy
 
 
-def _largest(first: np.ndarray, bounds: np.ndarray) -> list[tuple[int, int, int]]:
-    found = []
-    for document, others in sorted(Counter(first.tolist()).items(), key=lambda item: (-item[1], item[0]))[:LARGEST_CLUSTERS]:
-        unit = int(np.searchsorted(bounds, document, side="right")) - 1
-        found.append((unit, int(document - bounds[unit]), others + 1))
-    return found
+def _place(document: int, bounds: np.ndarray) -> tuple[int, int]:
+    """(Unit, document of that unit)."""
+    unit = int(np.searchsorted(bounds, document, side="right")) - 1
+    return unit, int(document - bounds[unit])
 
 
 def find_repeats(arguments: tuple[list[SortedHashes], int, int, int], prefix: Path) -> dict[str, Any]:

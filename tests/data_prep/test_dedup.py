@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dedup import sorted_hashes
-from data_prep.dedup.clusters import clusters
+from data_prep.dedup.clusters import Clusters
 from data_prep.dedup.minhash import band_hashes
 from data_prep.dedup.sorted_hashes import SortedHashes, count_ranges, repeats_in_range, write_sorted
 from data_prep.dedup.substring import without
@@ -46,7 +46,7 @@ def test_clusters_equal_connected_components(tmp_path: Path, monkeypatch) -> Non
     count = table.shape[1]
     ranges = count_ranges(files)
     assert ranges == 5
-    found = clusters(count, [repeats_in_range(files, row, number, ranges) for row in range(2) for number in range(ranges)])
+    found = Clusters(count, [repeats_in_range(files, row, number, ranges) for row in range(2) for number in range(ranges)])
     label = list(range(count))  # plain label propagation
     changed = True
     while changed:
@@ -58,7 +58,20 @@ def test_clusters_equal_connected_components(tmp_path: Path, monkeypatch) -> Non
                 changed |= any(label[member] != lowest for member in members)
                 for member in members:
                     label[member] = lowest
-    assert found.tolist() == label
+    assert found.first().tolist() == label
+    assert found.keep.tolist() == [number == first for number, first in enumerate(label)]
+    members = {first: [number for number in range(count) if label[number] == first] for first in set(label)}
+    sizes = sorted(len(group) for group in members.values() if len(group) > 1)
+    assert found.sizes() == [(top, inside) for top in (2, 4, 8, 16, 32, 64, 128, 256) if (inside := sum(top // 2 < size <= top for size in sizes))]
+    shown = found.examples(largest=2, pairs=1)
+    assert [size for size, _ in shown[:2]] == sizes[:-3:-1]
+    assert all(group == members[group[0]][:4] and size == len(members[group[0]]) for size, group in shown)
+
+
+def test_documents_without_duplicates_form_no_cluster() -> None:
+    for count in (0, 5):
+        found = Clusters(count, [])
+        assert (found.keep.tolist(), found.sizes(), found.examples(largest=3, pairs=2)) == ([True] * count, [], [])
 
 
 def test_repeated_windows_are_cut_to_the_word() -> None:
