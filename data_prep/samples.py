@@ -108,18 +108,14 @@ class Sampler:
 
 
 def side_by_side(samples: Sequence[Sample], reasons: Sequence[str]) -> list[tuple[str, list[Sample], list[Sample]]]:
-    """(Reason, removed, kept) for every reason that has a sample: those near the limit first, then any."""
+    """(Reason, removed, kept) for every reason that has a sample: those near its limit first, then any."""
     chosen = []
     for reason in reasons:
         removed = [sample for sample in samples if sample.reason == reason and not sample.kept]
-        kept = [sample for sample in samples if sample.kept and sample.reason in (reason, "")]
         if removed:
-            chosen.append((reason, _best(removed), _best(kept)))
+            kept = sorted((sample for sample in samples if sample.kept), key=lambda sample: (sample.reason != reason, sample.near))
+            chosen.append((reason, sorted(removed, key=lambda sample: not sample.near)[:PER_REASON], kept[:PER_REASON]))
     return chosen
-
-
-def _best(samples: Sequence[Sample]) -> list[Sample]:
-    return sorted(samples, key=lambda sample: not sample.near)[:PER_REASON]
 
 
 def as_json(samples: Sequence[Sample]) -> list[dict[str, Any]]:

@@ -71,7 +71,6 @@ def test_samples_stand_side_by_side_and_say_what_is_near_the_limit(figures: dict
     few = {(sample["kept"], sample["near"]): sample for sample in quality["samples"] if sample["reason"] == "too few words"}
     assert len(few[False, True]["text"].split()) == NEAR_WORDS  # stays from 42 words on
     assert len(few[True, True]["text"].split()) == 52  # goes below 60 words
-    assert any(sample["kept"] and not sample["near"] for sample in quality["samples"])
     assert "jane.doe" not in json.dumps(figures)
 
 
@@ -167,14 +166,5 @@ def test_bars_leave_no_gap_and_labels_are_short() -> None:
     assert [(bar.label, bar.count) for bar in drawn] == [("≤15", 4), ("≤31", 0), ("≤63", 0), ("≤127", 8), ("≤255", 2)]
     assert [bar.height / drawn[3].height for bar in drawn] == pytest.approx([0.5, 0, 0, 1, 0.25], abs=0.01)
     assert [bar.label for bar in bars([(2, 1), (8, 1)])] == ["≤2", "≤4", "≤8"]
-    assert [short(value) for value in (7, 511, 1023, 2047, 65535, 1000, 1500, 123_456)] == [
-        "7",
-        "511",
-        "1k",
-        "2k",
-        "64k",
-        "1k",
-        "1.5k",
-        "123k",
-        "7.9M",
-    ]
+    shorts = {7: "7", 511: "511", 1023: "1k", 2047: "2k", 65535: "64k", 1000: "1k", 1500: "1.5k", 123_456: "123k"}
+    assert {value: short(value) for value in shorts} == shorts
