@@ -21,6 +21,7 @@ CODE_FILES = (
     "configuration_refinedweb.py",
     "modeling_refinedweb.py",
     "heads_refinedweb.py",
+    "tasks_refinedweb.py",
     "linking_refinedweb.py",
     "processing_refinedweb.py",
     "embedding_refinedweb.py",
@@ -29,6 +30,9 @@ AUTO_MAP = {
     "AutoConfig": "configuration_refinedweb.RefinedWebConfig",
     "AutoModel": "modeling_refinedweb.RefinedWebModel",
     "AutoModelForCausalLM": "heads_refinedweb.RefinedWebForCausalLM",
+    "AutoModelForSequenceClassification": "tasks_refinedweb.RefinedWebForSequenceClassification",
+    "AutoModelForTokenClassification": "tasks_refinedweb.RefinedWebForTokenClassification",
+    "AutoModelForQuestionAnswering": "tasks_refinedweb.RefinedWebForQuestionAnswering",
     "AutoProcessor": "processing_refinedweb.RefinedWebProcessor",
 }
 

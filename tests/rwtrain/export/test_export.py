@@ -78,7 +78,8 @@ def test_folder_is_complete(exported: Path) -> None:
         "linker",
     }
     config = json.loads((exported / "config.json").read_text())
-    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoProcessor"}
+    tasks = {f"AutoModelFor{task}" for task in ("CausalLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")}
+    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoProcessor"} | tasks
     assert config["architectures"] == ["RefinedWebForCausalLM"]
     assert not [path for path in exported.parent.iterdir() if path.name.endswith(".tmp")]
 
