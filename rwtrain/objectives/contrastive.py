@@ -1,18 +1,19 @@
 """InfoNCE (van den Oord et al. 2018) between features of all ranks, in tiles, with false negatives left out.
 
 The similarities of n local queries and m keys of all ranks never exist at once: tiles of them are made, reduced and dropped,
-in the forward pass and again in the backward pass, so memory grows with n, not with n · m (Cheng et al. 2024, arXiv 2410.17243).
+in the forward pass and again in the backward pass, so memory grows with n + m, not with n · m (Cheng et al. 2024, arXiv 2410.17243).
 Dimensions in names: N local queries, M keys of all ranks, C feature width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-TILE = 2048
+TILE = {"cpu": 512, "cuda": 8192}  # rows and columns of a tile: 1 MB of similarities stay in a processor's cache
 
 
 class _GatherFeatures(torch.autograd.Function):
@@ -41,17 +42,28 @@ def gather(local: torch.Tensor) -> torch.Tensor:
 
 
 class _TiledInfoNCE(torch.autograd.Function):
-    """The loss of `info_nce`; keeps features and one number per query for the backward pass, which makes the tiles again."""
+    """The loss of `info_nce`; keeps features and one number per row and column for the backward pass, which makes the tiles again.
+
+    With `both`, the columns are queries too: one pass over the tiles serves both directions, each key being the positive of one query of
+    some rank. Ranks then exchange their columns' partial sums, one number per key.
+    """
 
     @staticmethod
-    def tile(ctx: Any, start: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(similarities, scaled similarities with −∞ at keys that are no negatives) of all queries and one tile of keys."""
-        part = slice(start, start + TILE)
-        similarity = ctx.queries_NC @ ctx.keys_MC[part].T
-        blocked = (ctx.content_N[:, None] == ctx.content_M[part]) | ~ctx.valid_M[part]
-        rows = torch.nonzero((ctx.positive_N >= start) & (ctx.positive_N < start + TILE)).squeeze(1)
-        blocked[rows, ctx.positive_N[rows] - start] = False
-        return similarity, (similarity * ctx.scale).masked_fill_(blocked, -torch.inf)
+    def tiles(ctx: Any) -> Iterator[tuple[slice, slice, torch.Tensor, torch.Tensor]]:
+        """(rows, columns, similarities, scaled similarities with −∞ where a key is no negative), tile by tile."""
+        size = TILE.get(ctx.queries_NC.device.type, TILE["cuda"])
+        for top in range(0, len(ctx.queries_NC), size):
+            rows = slice(top, top + size)
+            queries, content, positive = ctx.queries_NC[rows], ctx.content_N[rows, None], ctx.positive_N[rows]
+            for left in range(0, len(ctx.keys_MC), size):
+                columns = slice(left, left + size)
+                similarity = queries @ ctx.keys_MC[columns].T
+                blocked = (content == ctx.content_M[columns]) | ~ctx.valid_M[columns]
+                if ctx.both:
+                    blocked |= ~ctx.valid_M[positive][:, None]
+                inside = torch.nonzero((positive >= left) & (positive < left + size)).squeeze(1)
+                blocked[inside, positive[inside] - left] = False
+                yield rows, columns, similarity, (similarity * ctx.scale).masked_fill_(blocked, -torch.inf)
 
     @staticmethod
     def forward(
@@ -63,29 +75,43 @@ class _TiledInfoNCE(torch.autograd.Function):
         content_M: torch.Tensor,
         valid_M: torch.Tensor,
         scale: torch.Tensor,
+        both: bool,
     ) -> torch.Tensor:
-        ctx.queries_NC, ctx.keys_MC, ctx.scale = queries_NC.detach(), keys_MC.detach(), scale.detach()
+        ctx.queries_NC, ctx.keys_MC, ctx.scale, ctx.both = queries_NC.detach(), keys_MC.detach(), scale.detach(), both
         ctx.positive_N, ctx.content_N, ctx.content_M, ctx.valid_M = positive_N, content_N, content_M, valid_M
-        ctx.log_total_N = queries_NC.new_full((len(queries_NC),), -torch.inf)
-        for start in range(0, len(keys_MC), TILE):
-            ctx.log_total_N = torch.logaddexp(ctx.log_total_N, _TiledInfoNCE.tile(ctx, start)[1].logsumexp(1))
-        return ctx.log_total_N - ctx.scale * (ctx.queries_NC * ctx.keys_MC[positive_N]).sum(1)
+        ctx.row_total_N = queries_NC.new_full((len(queries_NC),), -torch.inf)
+        ctx.column_total_M = queries_NC.new_full((len(keys_MC),), -torch.inf)
+        for rows, columns, _, logits in _TiledInfoNCE.tiles(ctx):
+            ctx.row_total_N[rows] = torch.logaddexp(ctx.row_total_N[rows], logits.logsumexp(1))
+            if both:
+                ctx.column_total_M[columns] = torch.logaddexp(ctx.column_total_M[columns], logits.logsumexp(0))
+        positive_logits_N = ctx.scale * (ctx.queries_NC * ctx.keys_MC[positive_N]).sum(1)
+        if not both:
+            return ctx.row_total_N - positive_logits_N
+        ctx.column_total_M = gather(ctx.column_total_M[None]).logsumexp(0)
+        return (ctx.row_total_N + ctx.column_total_M[positive_N]) / 2 - positive_logits_N
 
     @staticmethod
     def backward(ctx: Any, grad_N: torch.Tensor) -> Any:
         queries_NC, keys_MC = ctx.queries_NC, ctx.keys_MC
         grad_queries, grad_keys, grad_scale = torch.zeros_like(queries_NC), torch.zeros_like(keys_MC), torch.zeros_like(ctx.scale)
-        for start in range(0, len(keys_MC), TILE):
-            similarity, logits = _TiledInfoNCE.tile(ctx, start)
-            share = logits.sub_(ctx.log_total_N[:, None]).exp_().mul_(grad_N[:, None])
-            grad_scale += (share * similarity).sum()
-            grad_queries.addmm_(share, keys_MC[start : start + TILE])
-            grad_keys[start : start + TILE] = share.T @ queries_NC
+        row_grad_N, column_grad_M = grad_N, None
+        if ctx.both:
+            row_grad_N = grad_N / 2
+            column_grad_M = gather(row_grad_N)  # rank order is the order of the keys
+            column_grad_M = torch.zeros_like(ctx.column_total_M).index_add_(0, gather(ctx.positive_N), column_grad_M)
+        for rows, columns, similarity, logits in _TiledInfoNCE.tiles(ctx):
+            share = (logits - ctx.row_total_N[rows, None]).exp_().mul_(row_grad_N[rows, None])
+            if column_grad_M is not None:
+                share += logits.sub_(ctx.column_total_M[columns]).exp_().mul_(column_grad_M[columns])
+            grad_scale += torch.dot(share.flatten(), similarity.flatten())
+            grad_queries[rows].addmm_(share, keys_MC[columns])
+            grad_keys[columns].addmm_(share.T, queries_NC[rows])
         positives_NC = keys_MC[ctx.positive_N]
         grad_scale -= (grad_N * (queries_NC * positives_NC).sum(1)).sum()
         grad_queries -= grad_N[:, None] * positives_NC
         grad_keys.index_add_(0, ctx.positive_N, -grad_N[:, None] * queries_NC)
-        return grad_queries * ctx.scale, grad_keys * ctx.scale, None, None, None, None, grad_scale
+        return grad_queries * ctx.scale, grad_keys * ctx.scale, None, None, None, None, grad_scale, None
 
 
 def info_nce(
@@ -97,6 +123,7 @@ def info_nce(
     key_content: torch.Tensor,
     key_valid: torch.Tensor,
     scale: torch.Tensor,
+    both: bool = False,
 ) -> torch.Tensor:
     """−log( exp(s·q·k⁺) / (exp(s·q·k⁺) + Σ_{k⁻} exp(s·q·k⁻)) ) for every query, [N].
 
@@ -106,8 +133,10 @@ def info_nce(
         content, key_content: content ids [N] and [M]; a key with the query's content id is no negative, unless it is its positive.
         key_valid: [M] bool, False for keys that are padding.
         scale: inverse temperature s = 1/τ, [1].
+        both: mean of this loss and of the one in which each query's positive looks for its query among the queries of all ranks;
+            every valid key must then be the positive of exactly one query of some rank.
     """
-    return _TiledInfoNCE.apply(queries, keys, positive, content, key_content, key_valid, scale.to(queries.dtype))
+    return _TiledInfoNCE.apply(queries, keys, positive, content, key_content, key_valid, scale.to(queries.dtype), both)
 
 
 def _rank_offset(rows: int) -> int:
@@ -122,11 +151,17 @@ def paired_info_nce(first: torch.Tensor, second: torch.Tensor, content: torch.Te
         content: content ids [n]; items that share one are not each other's negatives.
         valid: 1 for real items, 0 for padding, [n].
     """
-    positive = torch.arange(len(first), device=first.device) + _rank_offset(len(first))
-    rest: dict[str, torch.Tensor] = {"positive": positive, "content": content, "key_content": gather(content), "key_valid": gather(valid) > 0, "scale": scale}
-    forward = info_nce(first, gather(second), **rest)
-    backward = info_nce(second, gather(first), **rest)
-    return ((forward + backward) / 2 * valid).sum()
+    losses = info_nce(
+        first,
+        gather(second),
+        positive=torch.arange(len(first), device=first.device) + _rank_offset(len(first)),
+        content=content,
+        key_content=gather(content),
+        key_valid=gather(valid) > 0,
+        scale=scale,
+        both=True,
+    )
+    return (losses * valid).sum()
 
 
 def two_view_info_nce(first: torch.Tensor, second: torch.Tensor, content: torch.Tensor, valid: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

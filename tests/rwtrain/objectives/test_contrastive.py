@@ -31,7 +31,7 @@ def whole(
 
 @pytest.mark.parametrize("tile", [1, 3, 8, 100])
 def test_tiles_give_the_loss_and_gradients_of_the_whole_matrix(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrastive, "TILE", tile)
+    monkeypatch.setitem(contrastive.TILE, "cpu", tile)
     torch.manual_seed(0)
     inputs = [torch.nn.functional.normalize(torch.randn(rows, 5, dtype=torch.float64), dim=1) for rows in (6, 17)]
     inputs.append(torch.tensor([4.0], dtype=torch.float64))
@@ -46,6 +46,21 @@ def test_tiles_give_the_loss_and_gradients_of_the_whole_matrix(tile: int, monkey
     expected = whole(inputs[0], inputs[1], **rest, scale=inputs[2])
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     gradients = [torch.autograd.grad((losses * weights).sum(), inputs) for losses in (found, expected)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("tile", [1, 4, 100])
+def test_both_directions_in_one_pass_equal_two_whole_matrices(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(contrastive.TILE, "cpu", tile)
+    torch.manual_seed(1)
+    first, second = (torch.nn.functional.normalize(torch.randn(9, 5, dtype=torch.float64), dim=1).requires_grad_() for _ in range(2))
+    scale = torch.tensor([6.0], dtype=torch.float64, requires_grad=True)
+    content, valid = torch.tensor([0, 1, 2, 0, 3, 4, 4, 5, 0]), torch.tensor([1.0, 1, 1, 1, 1, 1, 1, 0, 0], dtype=torch.float64)
+    rest = {"positive": torch.arange(9), "content": content, "key_content": content, "key_valid": valid > 0, "scale": scale}
+    expected = ((whole(first, second, **rest) + whole(second, first, **rest)) / 2 * valid).sum()
+    found = contrastive.paired_info_nce(first, second, content, valid, scale)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(loss, (first, second, scale)) for loss in (found, expected)]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-12)
 
 
