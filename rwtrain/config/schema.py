@@ -117,7 +117,9 @@ class ObjectivesConfig(Node):
     text_contrast: NonNegativeFloat = 0.1
     """InfoNCE between two spans of a document."""
     image_contrast: NonNegativeFloat = 1.0
-    """InfoNCE between images and captions, both directions."""
+    """Between images and captions, both directions."""
+    image_contrast_form: Literal["info_nce", "sigmoid"] = "info_nce"
+    """InfoNCE over the whole batch, or SigLIP's sigmoid, which judges every pair alone."""
     entity_alignment: NonNegativeFloat = 0.1
     """InfoNCE between mention states and withheld entity vectors."""
 

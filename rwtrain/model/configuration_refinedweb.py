@@ -26,6 +26,7 @@ class RefinedWebConfig(PreTrainedConfig):
         embedding_dim: width of the text and image embeddings that the contrastive losses compare.
         logit_scale_init: initial value of the learnable log inverse temperature.
         logit_scale_max: upper bound of the log inverse temperature.
+        image_logit_bias_init: initial value of the learnable bias of the sigmoid image contrast; None: there is none, for InfoNCE.
         classifier_dropout: dropout before the heads of tasks_refinedweb.py.
         vision_config: configuration (or its dict, with `model_type`) of any transformers vision backbone; None for text only.
         image_seq_length: tokens the backbone yields for one image.
@@ -62,6 +63,7 @@ class RefinedWebConfig(PreTrainedConfig):
     embedding_dim: int = 256
     logit_scale_init: float = math.log(1 / 0.07)
     logit_scale_max: float = math.log(100.0)
+    image_logit_bias_init: float | None = None
     classifier_dropout: float = 0.1
     vision_config: Any = None
     image_seq_length: int = 0

@@ -77,6 +77,8 @@ class RefinedWebForCausalLM(RefinedWebPreTrainedModel, GenerationMixin):
         self.lm_head = RefinedWebHead(config.hidden_size, config.vocab_size, bias=False)
         self.text_logit_scale = nn.Parameter(torch.full((1,), config.logit_scale_init))
         self.image_logit_scale = nn.Parameter(torch.full((1,), config.logit_scale_init))
+        if config.image_logit_bias_init is not None:
+            self.image_logit_bias = nn.Parameter(torch.full((1,), config.image_logit_bias_init))
         if config.entity_dim:
             self.entity_query = nn.Linear(config.hidden_size, config.embedding_dim, bias=False)
             self.entity_key = nn.Linear(config.entity_dim, config.embedding_dim, bias=False)
@@ -88,8 +90,8 @@ class RefinedWebForCausalLM(RefinedWebPreTrainedModel, GenerationMixin):
         super()._init_weights(module)
         if isinstance(module, RefinedWebForCausalLM):
             for name, parameter in module.named_parameters(recurse=False):
-                if name.endswith("logit_scale") and not getattr(parameter, "_is_hf_initialized", False):
-                    parameter.fill_(self.config.logit_scale_init)
+                if not getattr(parameter, "_is_hf_initialized", False):
+                    parameter.fill_((self.config.image_logit_bias_init or 0.0) if name == "image_logit_bias" else self.config.logit_scale_init)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
@@ -167,6 +169,7 @@ class RefinedWebPreTrainingOutput(ModelOutput):
         embeddings: L2-normalised embedding of each pooled slot, [N, C].
         entity_queries, entity_keys: L2-normalised mention states and projected entity vectors, [B, Q, C] each.
         text_scale, image_scale, entity_scale: inverse temperatures, [1].
+        image_bias: bias of the sigmoid image contrast, [1].
         gate_openness: mean 1 − g over occupied mention slots, per gate layer, without gradient.
     """
 
@@ -178,6 +181,7 @@ class RefinedWebPreTrainingOutput(ModelOutput):
     text_scale: torch.Tensor | None = None
     image_scale: torch.Tensor | None = None
     entity_scale: torch.Tensor | None = None
+    image_bias: torch.Tensor | None = None
     gate_openness: torch.Tensor | None = None
 
 
@@ -226,6 +230,8 @@ class RefinedWebForPreTraining(RefinedWebForCausalLM):
             text_scale=self._inverse_temperature(self.text_logit_scale),
             image_scale=self._inverse_temperature(self.image_logit_scale),
         )
+        if self.config.image_logit_bias_init is not None:
+            result.image_bias = self.image_logit_bias.float()
         if query_embeds is not None and query_positions is not None:
             index = query_positions.clamp(min=0)[..., None].expand(-1, -1, hidden_BSD.shape[-1])
             result.entity_queries = _normalize(self.entity_query(hidden_BSD.gather(1, index)))

@@ -256,7 +256,7 @@ def image_blocks(input_ids: torch.Tensor, image_token_id: int, image_seq_length:
 class RefinedWebModel(RefinedWebPreTrainedModel):
     """The trunk with its image encoder, entity gates and embedding head."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"logit_scale$", r"^entity_(query|key)\."]
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"logit_(scale|bias)$", r"^entity_(query|key)\."]
 
     def __init__(self, config: RefinedWebConfig) -> None:
         super().__init__(config)

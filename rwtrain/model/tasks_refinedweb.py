@@ -19,7 +19,7 @@ from .modeling_refinedweb import RefinedWebModel, RefinedWebPreTrainedModel
 class _RefinedWebTask(RefinedWebPreTrainedModel):
     """The trunk, reading texts as blocks; subclasses add their linear head."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"logit_scale$", r"^entity_(query|key)\."]
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"logit_(scale|bias)$", r"^entity_(query|key)\."]
 
     def __init__(self, config: RefinedWebConfig) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""InfoNCE (van den Oord et al. 2018) between features of all ranks, in tiles, with false negatives left out.
+"""InfoNCE (van den Oord et al. 2018) and its sigmoid form between features of all ranks, in tiles, with false negatives left out.
 
 The similarities of n local queries and m keys of all ranks never exist at once: tiles of them are made, reduced and dropped,
 in the forward pass and again in the backward pass, so memory grows with n + m, not with n · m (Cheng et al. 2024, arXiv 2410.17243).
@@ -114,6 +114,47 @@ class _TiledInfoNCE(torch.autograd.Function):
         return grad_queries * ctx.scale, grad_keys * ctx.scale, None, None, None, None, grad_scale, None
 
 
+class _TiledSigmoid(torch.autograd.Function):
+    """The loss of `sigmoid_contrast`, over the tiles of `_TiledInfoNCE`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries_NC: torch.Tensor,
+        keys_MC: torch.Tensor,
+        positive_N: torch.Tensor,
+        content_N: torch.Tensor,
+        content_M: torch.Tensor,
+        valid_M: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.queries_NC, ctx.keys_MC, ctx.scale, ctx.bias, ctx.both = queries_NC.detach(), keys_MC.detach(), scale.detach(), bias.detach(), False
+        ctx.positive_N, ctx.content_N, ctx.content_M, ctx.valid_M = positive_N, content_N, content_M, valid_M
+        losses_N = -(ctx.scale * (ctx.queries_NC * ctx.keys_MC[positive_N]).sum(1) + ctx.bias)  # softplus(−z) = softplus(z) − z
+        for rows, _, _, logits in _TiledInfoNCE.tiles(ctx):
+            losses_N[rows] += torch.nn.functional.softplus(logits.add_(ctx.bias)).sum(1)
+        return losses_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: torch.Tensor) -> Any:
+        queries_NC, keys_MC = ctx.queries_NC, ctx.keys_MC
+        grad_queries, grad_keys = torch.zeros_like(queries_NC), torch.zeros_like(keys_MC)
+        grad_scale, grad_bias = torch.zeros_like(ctx.scale), torch.zeros_like(ctx.bias)
+        for rows, columns, similarity, logits in _TiledInfoNCE.tiles(ctx):
+            share = logits.add_(ctx.bias).sigmoid_().mul_(grad_N[rows, None])
+            grad_scale += torch.dot(share.flatten(), similarity.flatten())
+            grad_bias += share.sum()
+            grad_queries[rows].addmm_(share, keys_MC[columns])
+            grad_keys[columns].addmm_(share.T, queries_NC[rows])
+        positives_NC = keys_MC[ctx.positive_N]
+        grad_scale -= (grad_N * (queries_NC * positives_NC).sum(1)).sum()
+        grad_bias -= grad_N.sum()
+        grad_queries -= grad_N[:, None] * positives_NC
+        grad_keys.index_add_(0, ctx.positive_N, -grad_N[:, None] * queries_NC)
+        return grad_queries * ctx.scale, grad_keys * ctx.scale, None, None, None, None, grad_scale, grad_bias
+
+
 def info_nce(
     queries: torch.Tensor,
     keys: torch.Tensor,
@@ -160,6 +201,27 @@ def paired_info_nce(first: torch.Tensor, second: torch.Tensor, content: torch.Te
         key_valid=gather(valid) > 0,
         scale=scale,
         both=True,
+    )
+    return (losses * valid).sum()
+
+
+def sigmoid_contrast(
+    first: torch.Tensor, second: torch.Tensor, content: torch.Tensor, valid: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Every pair judged alone (SigLIP, Zhai et al. 2023): Σ_i Σ_j −log σ(z_ij (s·first_i·second_j + b)), z = 1 for i = j, else −1; a scalar.
+
+    Arguments as in `paired_info_nce`; `second` are those of all ranks, each pair counts once; `bias` b is [1]. Pairs that share their content
+    are left out.
+    """
+    losses = _TiledSigmoid.apply(
+        first,
+        gather(second),
+        torch.arange(len(first), device=first.device) + _rank_offset(len(first)),
+        content,
+        gather(content),
+        gather(valid) > 0,
+        scale.to(first.dtype),
+        bias.to(first.dtype),
     )
     return (losses * valid).sum()
 

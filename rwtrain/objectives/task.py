@@ -8,7 +8,7 @@ import torch
 
 from rwtrain.config.schema import ObjectivesConfig
 from rwtrain.data.recipe import Batch, Recipe
-from rwtrain.objectives.contrastive import entity_info_nce, paired_info_nce, two_view_info_nce
+from rwtrain.objectives.contrastive import entity_info_nce, paired_info_nce, sigmoid_contrast, two_view_info_nce
 
 TOKEN_LOSSES = {"language_modelling": "text", "masked_modelling": "masked", "captioning": "image"}  # loss -> row kind
 LOSSES = (*TOKEN_LOSSES, "text_contrast", "image_contrast", "entity_alignment")
@@ -81,7 +81,10 @@ class PretrainingTask:
         first, second, captions, pictures = out.embeddings.split([recipe.pairs, recipe.pairs, recipe.images, recipe.images])
         zero = out.token_loss * 0
         text = two_view_info_nce(first, second, batch.pair_content, batch.pair_valid, out.text_scale) if recipe.pairs else zero
-        image = paired_info_nce(pictures, captions, batch.image_content, batch.image_valid, out.image_scale) if images else zero
+        image = zero
+        if images:
+            pairs = (pictures, captions, batch.image_content, batch.image_valid, out.image_scale)
+            image = paired_info_nce(*pairs) if out.image_bias is None else sigmoid_contrast(*pairs, out.image_bias)
         entity = zero
         if knowledge:
             queried, asked = batch.query_entities.flatten(), (batch.query_positions >= 0).float().flatten()

@@ -108,6 +108,7 @@ def model_config(config: TrainConfig, inputs: Inputs) -> RefinedWebConfig:
             gate_layers=shape.gate_layers if inputs.entity_dim else [],  # type: ignore[arg-type]  # None: the model chooses
             rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
             entity_dim=inputs.entity_dim,
+            image_logit_bias_init=-10.0 if config.objectives.image_contrast_form == "sigmoid" else None,  # few pairs match: SigLIP's value
             vision_config=shape.vision,
             image_seq_length=inputs.image_tokens,
             bos_token_id=BOS_ID,

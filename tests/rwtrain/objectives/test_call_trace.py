@@ -62,3 +62,20 @@ def test_an_empty_batch_gives_finite_zero_losses_and_gradients(parts: tuple[Refi
     assert output.total.item() == 0
     assert output.sums.tolist() == [0.0] * len(LOSSES)
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
+
+
+def test_the_sigmoid_form_is_asked_for_in_the_configuration(train_settings: dict) -> None:
+    objectives = {**train_settings.get("objectives", {}), "image_contrast_form": "sigmoid"}
+    config = TrainConfig.model_validate({**train_settings, "run": "unused", "objectives": objectives})
+    inputs = open_inputs(config, verify=False)
+    loader = make_loader(config, inputs, rank=0, world_size=1)
+    model = RefinedWebForPreTraining._from_config(model_config(config, inputs))
+    task = PretrainingTask(loader.recipe, config.objectives, replicas=1)
+    batch = loader.micro_batch(0, 0)
+    output = task(model, batch, task.counts(batch))
+    output.total.backward()
+    assert model.image_logit_bias.item() == -10
+    assert model.image_logit_bias.grad is not None
+    assert model.image_logit_bias.grad.abs().sum() > 0
+    images = float(batch.image_valid.sum())
+    assert output.sums[LOSSES.index("image_contrast")] / images > 0

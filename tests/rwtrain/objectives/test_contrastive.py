@@ -64,9 +64,28 @@ def test_both_directions_in_one_pass_equal_two_whole_matrices(tile: int, monkeyp
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("tile", [1, 4, 100])
+def test_sigmoid_contrast_equals_its_formula(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(contrastive.TILE, "cpu", tile)
+    torch.manual_seed(2)
+    first, second = (torch.nn.functional.normalize(torch.randn(7, 5, dtype=torch.float64), dim=1).requires_grad_() for _ in range(2))
+    scale, bias = (torch.tensor([number], dtype=torch.float64, requires_grad=True) for number in (5.0, -3.0))
+    content, valid = torch.tensor([0, 1, 2, 0, 3, 4, 5]), torch.tensor([1.0, 1, 1, 1, 1, 1, 0], dtype=torch.float64)
+    expected = torch.zeros((), dtype=torch.float64)
+    for i in range(6):
+        for j in range(6):
+            if i == j or content[i] != content[j]:
+                logit = scale * (first[i] * second[j]).sum() + bias
+                expected = expected - torch.log(torch.sigmoid(logit if i == j else -logit)).sum()
+    found = contrastive.sigmoid_contrast(first, second, content, valid, scale, bias)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(loss, (first, second, scale, bias)) for loss in (found, expected)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-12)
+
+
 WORKER = """
 import sys, torch
-from rwtrain.objectives.contrastive import entity_info_nce, paired_info_nce, two_view_info_nce
+from rwtrain.objectives.contrastive import entity_info_nce, paired_info_nce, sigmoid_contrast, two_view_info_nce
 from rwtrain.train import distributed
 ranks = distributed.start(60)
 torch.manual_seed(0)
@@ -77,7 +96,10 @@ part = slice(ranks.rank * share, (ranks.rank + 1) * share)
 for loss in (paired_info_nce, two_view_info_nce, entity_info_nce):
     total = loss(features[0][part], features[1][part], content[part], valid[part], scale)
     total.backward()
-sums = ranks.total(torch.cat([total.detach()[None], *(tensor.grad.flatten() for tensor in (*features, scale))]))
+bias = torch.tensor([-2.0], dtype=torch.float64, requires_grad=True)
+judged = sigmoid_contrast(features[0][part], features[1][part], content[part], valid[part], scale, bias)
+judged.backward()
+sums = ranks.total(torch.cat([total.detach()[None], judged.detach()[None], *(tensor.grad.flatten() for tensor in (*features, scale, bias))]))
 if ranks.is_main:
     torch.save(sums, sys.argv[1])
 distributed.stop()
