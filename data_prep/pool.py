@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -18,6 +14,7 @@ from tqdm import tqdm
 
 from data_prep.work import WorkFolder
 from rwtrain.errors import RWTrainError
+from rwtrain.processes import worker_pool
 
 PRELOADED = ["data_prep.preload"]
 
@@ -110,9 +107,7 @@ class Pool:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(PRELOADED)
-            self._executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_end_with_parent)
+            self._executor = worker_pool(self.workers, preload=PRELOADED)
         return self._executor
 
 
@@ -127,15 +122,3 @@ def run_unit(function: UnitFunction, unit: Unit, folder: Path) -> dict[str, Any]
     result["seconds"] = round(time.perf_counter() - seconds, 4)
     work.finish(unit.stage, unit.key, result)
     return result
-
-
-def _end_with_parent() -> None:
-    """Leave when the main process is gone, even if it was killed: nobody reads the results any more."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

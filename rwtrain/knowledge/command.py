@@ -11,8 +11,10 @@ from rwtrain.errors import RWTrainError
 from rwtrain.knowledge.evaluate import evaluate_link_prediction
 from rwtrain.knowledge.store import EntityStore
 
+FORMATS = ("tsv", "ntriples", "wikidata")
 EXAMPLES = """examples:
   rwtrain kg import examples/data/fb15k237 --out runs/kg
+  rwtrain kg import latest-all.json.gz --out runs/wikidata --languages en,de,zh --keep wikipedia
   rwtrain kg train runs/kg --config examples/demo/kg.yaml
   rwtrain kg train runs/kg --minutes 10 --set dimension=256
   rwtrain kg show runs/kg Q76
@@ -29,9 +31,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_linker(actions.add_parser("linker", help="write the table that links text to the store's entities"))
 
 
+IMPORT_EXAMPLES = """formats:
+  tsv       a folder with train, valid and test .tsv (or .txt) and names in entity2wikidata.json, as FB15k-237
+  ntriples  N-Triples (.nt)
+  wikidata  a Wikidata JSON dump (take the .gz: it is decompressed far faster than the .bz2)
+
+A killed import goes on where it was when the same command is given again.
+
+examples:
+  rwtrain kg import examples/data/fb15k237 --out runs/kg
+  rwtrain kg import graph.nt.bz2 --out runs/kg --languages en,de
+  rwtrain kg import latest-all.json.gz --out runs/wikidata --languages en,de,zh --keep wikipedia"""
+
+
 def _configure_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder with train/valid/test .tsv (or .txt, .gz), or an N-Triples file (.nt, .gz, .bz2)")
-    parser.add_argument("--languages", default="en", help="N-Triples: languages of names to keep, the preferred one first (default en; example en,de,zh)")
+    from rwtrain.knowledge.import_wikidata import KEEP
+
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, IMPORT_EXAMPLES
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder of tab-separated triples, or a file: plain, .gz or .bz2")
+    parser.add_argument("--format", choices=FORMATS, help="what SOURCE is (default: a folder is tsv, a name with .nt is ntriples, one with .json is wikidata)")
+    parser.add_argument("--languages", default="en", help="languages of names to keep, the preferred one first (default en; example en,de,zh)")
+    keep = "; ".join(f"{name}: {meaning}" for name, meaning in KEEP.items())
+    parser.add_argument("--keep", choices=KEEP, default="named", help=f"wikidata: which items become entities (default named). {keep}")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that parse (default: all cores)")
     parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="the entity store to write")
     parser.set_defaults(run=run_import)
 
@@ -64,15 +86,38 @@ def run_import(options: argparse.Namespace) -> None:
     """Import, then print counts and what was set aside."""
     from rwtrain.knowledge.import_ntriples import import_ntriples
     from rwtrain.knowledge.import_tsv import import_tsv
+    from rwtrain.knowledge.import_wikidata import import_wikidata
 
-    if options.source.is_dir():
-        manifest = import_tsv(options.source, options.out)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    languages = [language.strip() for language in options.languages.split(",") if language.strip()]
+    if not languages:
+        raise RWTrainError("--languages: give at least one, for example en,de,zh.")
+    if options.workers is not None and options.workers < 1:
+        raise RWTrainError(f"--workers {options.workers}: give at least 1.")
+    how = {"languages": languages, "workers": options.workers, "quiet": False}
+    form = options.format or _format_of(options.source)
+    if form == "tsv":
+        manifest = import_tsv(options.source, options.out, **how)
+    elif form == "ntriples":
+        manifest = import_ntriples(options.source, options.out, **how)
     else:
-        manifest = import_ntriples(options.source, options.out, languages=options.languages.split(","))
+        manifest = import_wikidata(options.source, options.out, keep=options.keep, **how)
     triples = ", ".join(f"{count:,} {split}" for split, count in manifest["triples"].items())
     print(f"{options.out}: {manifest['entities']:,} entities, {manifest['relations']:,} relations, triples: {triples}")
     for reason, count in manifest["rejects"].items():
         print(f"  set aside: {count:,} × {reason} (see {options.out / 'rejects.jsonl'})")
+    for reason, count in manifest["dropped"].items():
+        print(f"  left out: {count:,} × {reason}")
+
+
+def _format_of(source: Path) -> str:
+    if source.is_dir() or not source.exists():
+        return "tsv"
+    if ".nt" in source.suffixes:
+        return "ntriples"
+    if ".json" in source.suffixes:
+        return "wikidata"
+    raise RWTrainError(f"{source}: its name does not tell its format. Give --format {' or '.join(FORMATS)}.")
 
 
 def run_train(options: argparse.Namespace) -> None:

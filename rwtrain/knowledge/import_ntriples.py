@@ -11,13 +11,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
+from urllib.parse import unquote
 
 from rwtrain.errors import DataError
-from rwtrain.files import content_hash
-from rwtrain.knowledge.import_tsv import read_lines
-from rwtrain.knowledge.writing import BATCH_ROWS, Rejects, entity_batch, write_store
+from rwtrain.knowledge.importing import import_sources
+from rwtrain.knowledge.parts import ALIAS, DESCRIPTION, LABEL, TITLE, TYPE, Part
+from rwtrain.knowledge.reading import UNIT_BYTES, Source, decoded_lines
+from rwtrain.knowledge.store import normal_title
 
 STATEMENT = re.compile(
     r'\s*(<[^<>"{}|^`\\\x00-\x20]+>|_:\S+)\s+<([^<>"{}|^`\\\x00-\x20]+)>\s+'
@@ -26,95 +26,88 @@ STATEMENT = re.compile(
 ESCAPE = re.compile(r"\\(?:([tbnrf\"'\\])|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8}))")
 ESCAPED = {"t": "\t", "b": "\b", "n": "\n", "r": "\r", "f": "\f", '"': '"', "'": "'", "\\": "\\"}
 WIKIDATA = ("http://www.wikidata.org/entity/", "http://www.wikidata.org/prop/direct/")
-LABELS = {"http://www.w3.org/2000/01/rdf-schema#label", "http://www.w3.org/2004/02/skos/core#prefLabel", "http://schema.org/name"}
-ALIASES = {"http://www.w3.org/2004/02/skos/core#altLabel"}
-DESCRIPTIONS = {"http://schema.org/description", "http://www.w3.org/2000/01/rdf-schema#comment"}
+RDFS, SKOS, SCHEMA = "http://www.w3.org/2000/01/rdf-schema#", "http://www.w3.org/2004/02/skos/core#", "http://schema.org/"
+KINDS = {
+    f"{RDFS}label": LABEL,
+    f"{SKOS}prefLabel": LABEL,
+    f"{SCHEMA}name": LABEL,
+    f"{SKOS}altLabel": ALIAS,
+    f"{SCHEMA}description": DESCRIPTION,
+    f"{RDFS}comment": DESCRIPTION,
+}
+TYPES = {"P31", "http://www.w3.org/1999/02/22-rdf-syntax-ns#type"}
+ABOUT, SAME_AS = f"{SCHEMA}about", "http://www.w3.org/2002/07/owl#sameAs"
+PAGE = re.compile(r"https?://([a-z-]+)\.wikipedia\.org/wiki/(.+)")
 
 
-class _Graph:
-    """What has been read so far; the first language of the list that has a label gives it, labels of the others become aliases."""
+def import_ntriples(
+    source: str | Path,
+    out: str | Path,
+    *,
+    languages: Sequence[str] = ("en",),
+    workers: int | None = None,
+    unit_bytes: int = UNIT_BYTES,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Import an N-Triples file (plain, .gz or .bz2) into the store `out`; return the store's manifest.
 
-    def __init__(self, languages: Sequence[str]) -> None:
-        self.languages = {language: place for place, language in enumerate(languages)}
-        self.entities: dict[str, int] = {}
-        self.relations: dict[str, int] = {}
-        self.triples: dict[tuple[int, int, int], None] = {}
-        self.labels: dict[str, dict[int, str]] = {}
-        self.aliases: dict[str, dict[str, None]] = {}
-        self.descriptions: dict[str, dict[int, str]] = {}
-
-    def add_link(self, head: str, relation: str, tail: str) -> bool:
-        """Keep a triple; False if it was there."""
-        first, last = (self.entities.setdefault(name, len(self.entities)) for name in (head, tail))
-        triple = (first, self.relations.setdefault(relation, len(self.relations)), last)
-        new = triple not in self.triples
-        self.triples[triple] = None
-        return new
-
-    def add_name(self, name: str, predicate: str, text: str, language: str) -> None:
-        """Keep a label, alias or description in one of the languages; a literal without a language counts as the first one."""
-        place = self.languages.get(language.lower(), -1) if language else 0
-        if place < 0 or not text:
-            return
-        if predicate in LABELS:
-            self.labels.setdefault(name, {}).setdefault(place, text)
-        elif predicate in ALIASES:
-            self.aliases.setdefault(name, {})[text] = None
-        elif predicate in DESCRIPTIONS:
-            self.descriptions.setdefault(name, {}).setdefault(place, text)
-
-    def label(self, name: str) -> str:
-        labels = self.labels.get(name)
-        return labels[min(labels)] if labels else ""
-
-    def entity(self, name: str) -> dict[str, Any]:
-        label = self.label(name)
-        others = dict.fromkeys([*(text for _, text in sorted(self.labels.get(name, {}).items())), *self.aliases.get(name, {})])
-        descriptions = self.descriptions.get(name)
-        return {
-            "id": name,
-            "wikidata_id": name if re.fullmatch(r"Q\d+", name) else "",
-            "label": label,
-            "description": descriptions[min(descriptions)] if descriptions else "",
-            "aliases": [text for text in others if text != label],
-        }
-
-
-def import_ntriples(source: str | Path, out: str | Path, *, languages: Sequence[str] = ("en",)) -> dict[str, Any]:
-    """Import an N-Triples file into the store `out`; return the store's manifest.
+    Of Wikidata's RDF dumps, instance-of statements also become types, owl:sameAs statements redirects, and pages that are about an entity titles.
 
     Args:
         source: the file.
         out: the store to write.
-        languages: languages of names to keep, the preferred one first.
+        languages: languages of names to keep, the preferred one first; a literal without a language counts as the first one.
+        workers, unit_bytes, quiet: see `import_sources`.
 
     Raises:
-        DataError: the file is unreadable, or holds no triple between two IRIs.
+        DataError: the file is unreadable, truncated or corrupt, or holds no triple between two IRIs.
     """
-    source, rejects, graph = Path(source), Rejects(), _Graph([language.lower() for language in languages])
-    for number, line in read_lines(source, rejects):
+    source = Path(source)
+    if not source.is_file():
+        raise DataError(source, "no such file", "Give an N-Triples file")
+    chosen = tuple(dict.fromkeys(language.lower() for language in languages))
+    return import_sources(
+        [Source(source, parse_statements, chosen, label="train")],
+        Path(out),
+        provenance={"importer": "ntriples"},
+        languages=chosen,
+        nothing="no statement links two entities",
+        workers=workers,
+        unit_bytes=unit_bytes,
+        quiet=quiet,
+    )
+
+
+def parse_statements(text: bytes, part: Part, languages: tuple[str, ...]) -> None:
+    """Add the statements of some lines to a part."""
+    places = {language: place for place, language in enumerate(languages)} | {"": 0}
+    for number, line in decoded_lines(text, part):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         statement = STATEMENT.match(line)
         if statement is None:
-            rejects.add(source.name, number, "not an N-Triples statement", line)
+            part.reject(number, "not an N-Triples statement", line)
             continue
         subject, predicate, target, _, literal, language = statement.groups()
         if subject.startswith("_:"):
             continue
         if target is not None:
-            if not graph.add_link(_short(subject[1:-1]), _short(predicate), _short(target)):
-                rejects.add(source.name, number, "repeated triple", line)
-        elif literal is not None:
-            graph.add_name(_short(subject[1:-1]), predicate, _unescape(literal), language or "")
-    if not graph.triples:
-        raise DataError(source, "no statement links two entities", "Give an N-Triples file with <subject> <predicate> <object> . lines")
-    ids = list(graph.entities)
-    batches = (entity_batch([graph.entity(name) for name in ids[start : start + BATCH_ROWS]]) for start in range(0, len(ids), BATCH_ROWS))
-    provenance = {"importer": "ntriples", "languages": list(languages), "sources": [{"file": source.name, "hash": content_hash(source)}]}
-    relations = [(name, graph.label(name)) for name in graph.relations]
-    triples = {"train": np.array(list(graph.triples), np.int32).reshape(-1, 3)}
-    return write_store(out, entities=batches, relations=relations, triples=triples, rejects=rejects, provenance=provenance)
+            _add_link(part, subject[1:-1], predicate, target, number)
+        elif literal and predicate in KINDS and (place := places.get((language or "").lower(), -1)) >= 0:
+            part.fact(part.number(_short(subject[1:-1])), KINDS[predicate], " ".join(_unescape(literal).split()), place)
+
+
+def _add_link(part: Part, subject: str, predicate: str, target: str, line: int) -> None:
+    if predicate == ABOUT and (page := PAGE.fullmatch(subject)):
+        part.fact(part.number(_short(target)), TITLE, f"{page[1].replace('-', '_')}wiki:{normal_title(unquote(page[2]))}")
+        return
+    if predicate == SAME_AS and subject.startswith(WIKIDATA[0]) and target.startswith(WIKIDATA[0]):
+        part.redirects.append((_short(subject), _short(target)))
+        return
+    head, relation, tail = part.mention(_short(subject)), _short(predicate), part.mention(_short(target))
+    if relation in TYPES:
+        part.fact(head, TYPE, _short(target))
+    part.link(head, relation, tail, line)
 
 
 def _short(iri: str) -> str:

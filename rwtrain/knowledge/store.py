@@ -2,11 +2,15 @@
 
 A store is a folder of memory-mapped Arrow and NumPy files and a `manifest.json` that is written last:
 
-    entities.arrow     id, wikidata_id, label, description, aliases; one row an entity
+    entities.arrow     one row an entity: id, wikidata_id, label, label_language, description; lists of aliases with their languages and
+                       whether they are labels, of types (ids), and of Wikipedia pages (wiki, title)
     relations.arrow    id, label; one row a relation
+    redirects.arrow    other ids of entities (id, row); only where the source has such
     train.npy …        [triples, 3] int32 of (head row, relation row, tail row); also valid.npy and test.npy
-    popularity.npy     [entities] int64, how many training triples name the entity
-    id_hash.npy, id_row.npy   external id -> row: sorted 64-bit hashes and their rows
+    popularity.npy     [entities] int64: how many training triples name the entity, or how many wikis have a page about it
+    id_hash.npy, id_row.npy         external id -> row: sorted 64-bit hashes and their rows
+    title_hash.npy, title_row.npy   "enwiki:Title" -> row, likewise
+    anchors.arrow      what links in a Wikipedia dump are called (surface, entity, count); written by `rwtrain kg anchors`
     rejects.jsonl      records of the source that could not be used, with the reason
     transe/            entity_vectors.npy, relation_vectors.npy, their own manifest.json and the training curve
 """
@@ -16,7 +20,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,15 +36,35 @@ SPLITS = ("train", "valid", "test")
 FULL_CHECK_BYTES = 1 << 30
 
 ENTITY_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.large_string()),
-        pa.field("wikidata_id", pa.large_string()),
-        pa.field("label", pa.large_string()),
-        pa.field("description", pa.large_string()),
-        pa.field("aliases", pa.large_list(pa.large_string())),
-    ]
+    {
+        "id": pa.string(),
+        "wikidata_id": pa.string(),
+        "label": pa.string(),
+        "label_language": pa.string(),
+        "description": pa.string(),
+        "aliases": pa.list_(pa.string()),
+        "alias_languages": pa.list_(pa.string()),
+        "alias_labels": pa.list_(pa.bool_()),
+        "types": pa.list_(pa.string()),
+        "wikis": pa.list_(pa.string()),
+        "titles": pa.list_(pa.string()),
+    }
 )
-RELATION_SCHEMA = pa.schema([pa.field("id", pa.large_string()), pa.field("label", pa.large_string())])
+RELATION_SCHEMA = pa.schema({"id": pa.string(), "label": pa.string()})
+
+
+class Name(NamedTuple):
+    """A name of an entity: its text, its language ("" if the source does not say), and whether it is the label in that language."""
+
+    text: str
+    language: str
+    is_label: bool
+
+
+def normal_title(title: str) -> str:
+    """A page title as Wikipedia stores it: spaces for underscores, a capital first letter, no section."""
+    title = " ".join(title.partition("#")[0].replace("_", " ").split())
+    return title[:1].upper() + title[1:]
 
 
 def hash_ids(ids: list[str]) -> np.ndarray:
@@ -143,8 +167,36 @@ class EntityStore:
         return self._entities.column("description")[row].as_py() or ""
 
     def aliases(self, row: int) -> list[str]:
-        """Other names of the entity, without the label."""
-        return self._entities.column("aliases")[row].as_py()
+        """Other names of the entity in all languages, without the label and without repetitions."""
+        names = dict.fromkeys(self._entities.column("aliases")[row].as_py() or [])
+        names.pop(self.label(row), None)
+        return list(names)
+
+    def names(self, row: int) -> list[Name]:
+        """All names with their languages: the label first (if there is one), then labels in other languages, then aliases."""
+        texts, languages, labels = (self._entities.column(name)[row].as_py() or [] for name in ("aliases", "alias_languages", "alias_labels"))
+        own = [Name(self.label(row), self._entities.column("label_language")[row].as_py() or "", True)] if self.has_label(row) else []
+        missing = len(texts)
+        return own + [Name(*each) for each in zip(texts, languages or [""] * missing, labels or [False] * missing, strict=True)]
+
+    def types(self, row: int) -> list[str]:
+        """Ids of the classes the entity is an instance of, if the source says so (they need not be entities of the store)."""
+        return self._entities.column("types")[row].as_py() or []
+
+    def titles(self, row: int) -> dict[str, str]:
+        """Titles of the pages about the entity, by wiki ("enwiki")."""
+        wikis, titles = (self._entities.column(name)[row].as_py() or [] for name in ("wikis", "titles"))
+        return dict(zip(wikis, titles, strict=True))
+
+    @property
+    def entities(self) -> pa.Table:
+        """The entities' columns (`ENTITY_SCHEMA`), memory-mapped, for work on all of them; lists may be null."""
+        return self._entities
+
+    @property
+    def languages(self) -> list[str]:
+        """Languages of names that were imported, the preferred one first."""
+        return list(self.manifest["provenance"].get("languages", []))
 
     def relation_id(self, row: int) -> str:
         return self._relations.column("id")[row].as_py()
@@ -154,21 +206,31 @@ class EntityStore:
         return self._relations.column("label")[row].as_py() or self.relation_id(row)
 
     def row(self, external_id: str) -> int:
-        """The row of an entity, by its id in the graph or by its Wikidata id.
+        """The row of an entity, by its id in the graph, its Wikidata id, or an id that redirects to it.
 
         Raises:
             KeyError: no entity has that id.
         """
-        wanted = hash_ids([external_id])[0]
-        first, last = np.searchsorted(self._id_hash, wanted, "left"), np.searchsorted(self._id_hash, wanted, "right")
-        for row in self._id_row[first:last]:
-            if external_id in (self.external_id(int(row)), self.wikidata_id(int(row))):
-                return int(row)
+        for row in _found(self._id_hash, self._id_row, external_id):
+            if external_id in (self.external_id(row), self.wikidata_id(row)) or self._redirects.get(external_id) == row:
+                return row
         raise KeyError(external_id)
+
+    def by_title(self, wiki: str, title: str) -> int:
+        """The row of the entity that a Wikipedia page is about, for example by_title("enwiki", "New_York_City").
+
+        Raises:
+            KeyError: no entity has that page.
+        """
+        title = normal_title(title)
+        for row in _found(self._title_hash, self._title_row, f"{wiki}:{title}"):
+            if self.titles(row).get(wiki) == title:
+                return row
+        raise KeyError(f"{wiki}:{title}")
 
     @cached_property
     def popularity(self) -> np.ndarray:
-        """How many training triples name each entity, [entities] int64."""
+        """[entities] int64: how many training triples name each entity, or how many wikis have a page about it (the manifest says which)."""
         return self._array("popularity.npy")
 
     def triples(self, split: str) -> np.ndarray:
@@ -232,6 +294,21 @@ class EntityStore:
     def _id_row(self) -> np.ndarray:
         return self._array("id_row.npy")
 
+    @cached_property
+    def _title_hash(self) -> np.ndarray:
+        return self._array("title_hash.npy")
+
+    @cached_property
+    def _title_row(self) -> np.ndarray:
+        return self._array("title_row.npy")
+
+    @cached_property
+    def _redirects(self) -> dict[str, int]:
+        if "redirects.arrow" not in self.manifest["files"]:
+            return {}
+        table = self._table("redirects.arrow")
+        return dict(zip(table.column("id").to_pylist(), table.column("entity").to_pylist(), strict=True))
+
     def _array(self, name: str) -> np.ndarray:
         return load_array(self.folder / name, remedy="Write the store again with `rwtrain kg import`")
 
@@ -241,6 +318,12 @@ class EntityStore:
             return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(path, f"not a readable Arrow file ({error})", "Write the store again with `rwtrain kg import`") from error
+
+
+def _found(hashes: np.ndarray, rows: np.ndarray, text: str) -> list[int]:
+    """Rows under the hash of a text."""
+    wanted = hash_ids([text])[0]
+    return [int(row) for row in rows[np.searchsorted(hashes, wanted, "left") : np.searchsorted(hashes, wanted, "right")]]
 
 
 def load_array(path: Path, *, remedy: str) -> np.ndarray:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from rwtrain.errors import DataError
@@ -24,11 +25,13 @@ from rwtrain.knowledge.store import (
     EntityStore,
     describe_files,
     first_bad_row,
-    hash_ids,
 )
+from rwtrain.knowledge.tables import HashTableWriter, NpyReader, NpyWriter
 
 BATCH_ROWS = 65_536
 KEPT_REJECTS = 10_000
+TRIPLES_PER_READ = 1 << 22
+ROWS_PER_COUNT = 1 << 25
 
 
 class Rejects:
@@ -54,55 +57,71 @@ def entity_batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows, schema=ENTITY_SCHEMA)
 
 
+def refuse_occupied(out: Path) -> None:
+    """Raise `DataError` if something that is not an entity store stands at `out`."""
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(out, "something that is not an entity store stands there", "Give another --out, or remove it")
+
+
 def write_store(
     out: str | Path,
     *,
     entities: Iterable[pa.RecordBatch],
     relations: list[tuple[str, str]],
-    triples: dict[str, np.ndarray],
+    triples: dict[str, Any],
     rejects: Rejects,
     provenance: dict[str, Any],
+    popularity: Iterable[np.ndarray] | None = None,
+    dropped: dict[str, int] | None = None,
+    redirects: Path | None = None,
 ) -> dict[str, Any]:
-    """Write a store atomically and return its manifest.
+    """Write a store atomically and return its manifest; memory does not grow with the entities or triples.
 
     Args:
         out: the folder; an existing store there is replaced when the new one is complete.
         entities: record batches of `ENTITY_SCHEMA`, in row order.
         relations: (id, label) of each relation, in row order.
-        triples: [triples, 3] int32 rows by split.
+        triples: [triples, 3] int32 rows by split, or an iterable of such pieces.
         rejects: what the importer set aside.
         provenance: how the store was made.
+        popularity: pieces of [entities] int64, in row order; by default how many training triples name each entity.
+        dropped: counts of what the importer left out on purpose, by reason.
+        redirects: an Arrow file of other ids and the rows they lead to.
 
     Raises:
         DataError: no entities, or a folder that is not a store stands at `out`.
     """
     out = Path(out)
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(out, "something that is not an entity store stands there", "Give another --out, or remove it")
+    refuse_occupied(out)
     with atomic_folder(out) as folder:
-        count, digest, id_hash, id_row = _write_entities(folder / "entities.arrow", entities)
+        ids, titles = HashTableWriter(folder, "id"), HashTableWriter(folder, "title")
+        count, digest = _write_entities(folder / "entities.arrow", entities, ids, titles)
         if count == 0:
-            raise DataError(out, "the sources hold no usable entities", "Check the sources and the reasons printed above")
+            raise DataError(out, "the sources hold no usable entities", "Check that they are in the format you named and hold what --keep asks for")
+        if redirects is not None:
+            _copy_redirects(redirects, folder / "redirects.arrow", ids)
         write_arrow(
             folder / "relations.arrow",
             RELATION_SCHEMA,
             [pa.RecordBatch.from_pylist([{"id": id_, "label": label} for id_, label in relations], schema=RELATION_SCHEMA)],
         )
-        for split in SPLITS:
-            np.save(folder / f"{split}.npy", np.ascontiguousarray(triples.get(split, np.zeros((0, 3), np.int32)), np.int32))
-        train = np.load(folder / "train.npy")
-        np.save(folder / "popularity.npy", np.bincount(train[:, [0, 2]].ravel(), minlength=count).astype(np.int64))
-        order = np.argsort(id_hash, kind="stable")
-        np.save(folder / "id_hash.npy", id_hash[order])
-        np.save(folder / "id_row.npy", id_row[order])
+        counts = {split: _write_triples(folder / f"{split}.npy", triples.get(split, ())) for split in SPLITS}
+        pieces = _degrees(folder / "train.npy", count) if popularity is None else popularity
+        with NpyWriter(folder / "popularity.npy", np.int64, (count,)) as writer:
+            for piece in pieces:
+                writer.append(piece)
+        ids.finish()
+        titles.finish()
         rejects.write(folder / "rejects.jsonl")
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "hash": digest,
             "entities": count,
             "relations": len(relations),
-            "triples": {split: len(triples.get(split, ())) for split in SPLITS},
+            "triples": counts,
+            "popularity": "training triples" if popularity is None else "sitelinks",
             "rejects": dict(rejects.counts),
+            "dropped": dropped or {},
             "files": describe_files(folder),
             "provenance": provenance,
         }
@@ -110,26 +129,73 @@ def write_store(
     return manifest
 
 
-def _write_entities(path: Path, batches: Iterable[pa.RecordBatch]) -> tuple[int, str, np.ndarray, np.ndarray]:
-    """Stream the batches to `path`; return row count, identity hash, and the external-id hashes with their rows."""
+def _write_entities(path: Path, batches: Iterable[pa.RecordBatch], ids: HashTableWriter, titles: HashTableWriter) -> tuple[int, str]:
+    """Stream the batches to `path` and their ids and titles to the tables; return row count and identity hash."""
     digest = xxhash.xxh3_128()
-    hashes: list[np.ndarray] = []
-    rows: list[np.ndarray] = []
     count = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, ENTITY_SCHEMA) as writer:
         for batch in batches:
             writer.write_batch(batch)
-            ids, wikidata_ids = batch.column("id").to_pylist(), batch.column("wikidata_id").to_pylist()
-            for external_id in ids:
-                digest.update(external_id.encode() + b"\0")
-            number = np.arange(count, count + len(ids), dtype=np.int32)
-            other = [(row, name) for row, (name, id_) in enumerate(zip(wikidata_ids, ids, strict=True)) if name and name != id_]
-            hashes += [hash_ids(ids), hash_ids([name for _, name in other])]
-            rows += [number, number[[row for row, _ in other]]]
-            count += len(ids)
-    if not count:
-        return 0, "", np.zeros(0, np.uint64), np.zeros(0, np.int32)
-    return count, digest.hexdigest(), np.concatenate(hashes), np.concatenate(rows)
+            digest.update(_ended_texts(batch.column("id")))
+            _add_ids(batch, count, ids)
+            _add_titles(batch, count, titles)
+            count += len(batch)
+    return count, digest.hexdigest()
+
+
+def _ended_texts(texts: pa.Array) -> bytes:
+    """The texts, each followed by a zero byte."""
+    joined = pc.binary_join_element_wise(texts, "", "\0")
+    offsets, content = np.frombuffer(joined.buffers()[1], np.int32), joined.buffers()[2]
+    return b"" if content is None else content.slice(offsets[0], offsets[len(texts)] - offsets[0]).to_pybytes()
+
+
+def _add_ids(batch: pa.RecordBatch, first: int, table: HashTableWriter) -> None:
+    """The ids and Wikidata ids of a batch that begins at row `first`."""
+    ids, other = batch.column("id").to_pylist(), batch.column("wikidata_id").to_pylist()
+    table.add(ids, np.arange(first, first + len(ids)))
+    second = [(row, name) for row, (name, id_) in enumerate(zip(other, ids, strict=True), first) if name and name != id_]
+    table.add([name for _, name in second], np.array([row for row, _ in second], np.int64))
+
+
+def _add_titles(batch: pa.RecordBatch, first: int, table: HashTableWriter) -> None:
+    """The page titles of a batch that begins at row `first`, as "wiki:title"."""
+    wikis, titles = batch.column("wikis"), batch.column("titles")
+    keys = pc.binary_join_element_wise(wikis.flatten(), titles.flatten(), ":").to_pylist()
+    table.add(keys, pc.list_parent_indices(titles).to_numpy() + first)
+
+
+def _copy_redirects(source: Path, out: Path, ids: HashTableWriter) -> None:
+    table = pa.ipc.open_file(str(source)).read_all()
+    write_arrow(out, table.schema, table.to_batches())
+    ids.add(table.column("id").to_pylist(), table.column("entity").to_numpy())
+
+
+def _write_triples(path: Path, pieces: Any) -> int:
+    """Write [triples, 3] int32, given as one array or in pieces; returns their number."""
+    pieces = [pieces] if isinstance(pieces, np.ndarray) else pieces
+    raw, count = path.with_suffix(".raw"), 0
+    with open(raw, "wb") as stream:
+        for piece in pieces:
+            stream.write(np.ascontiguousarray(piece, np.int32).tobytes())
+            count += len(piece)
+    with open(raw, "rb") as stream, NpyWriter(path, np.int32, (count, 3)) as writer:
+        while chunk := stream.read(1 << 24):
+            writer.append(np.frombuffer(chunk, np.int32))
+    raw.unlink()
+    return count
+
+
+def _degrees(path: Path, count: int) -> Iterator[np.ndarray]:
+    """How many triples name each entity, in pieces of rows."""
+    triples = NpyReader(path)
+    for first in range(0, count, ROWS_PER_COUNT):
+        size = min(ROWS_PER_COUNT, count - first)
+        degree = np.zeros(size, np.int64)
+        for start in range(0, len(triples), TRIPLES_PER_READ):
+            ends = triples.read(start, TRIPLES_PER_READ)[:, [0, 2]].ravel().astype(np.int64) - first
+            degree += np.bincount(ends[(ends >= 0) & (ends < size)], minlength=size)
+        yield degree
 
 
 def write_arrow(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
