@@ -21,6 +21,7 @@ VERBS = {
     "kg": ("rwtrain.knowledge.command", "prep", "import a knowledge graph, train TransE, look at entities"),
     "link": ("rwtrain.knowledge.link_command", "prep", "link the entities in a text"),
     "train": ("rwtrain.train.command", "train", "train a model with DeepSpeed"),
+    "checkpoint": ("rwtrain.train.checkpoint_command", "train", "list, verify, prune and convert the checkpoints of a run"),
     "eval": ("rwtrain.evaluate.command", "train", "evaluate a checkpoint, an export or a knowledge graph"),
     "export": ("rwtrain.export.command", "train", "write a Hugging Face folder from a checkpoint and prove that it loads"),
 }

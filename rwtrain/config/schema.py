@@ -165,6 +165,12 @@ class CheckpointConfig(Node):
     """Steps between checkpoints; one is also written at the end and on SIGTERM or SIGUSR1."""
     keep: PositiveInt = 3
     """Newest checkpoints kept."""
+    keep_every_steps: PositiveInt | None = None
+    """Checkpoints at multiples of so many steps are kept for ever."""
+    keep_best: NonNegativeInt = 0
+    """Checkpoints kept for the lowest mean training loss over the steps since the checkpoint before."""
+    asynchronous: bool = True
+    """Train on while a checkpoint is written from a copy in host memory (as large as a rank's files); False writes it before the next step."""
 
 
 class LoggingConfig(Node):

@@ -16,10 +16,10 @@ from rwtrain.export.folder import LINKER_FOLDER, copy_code, copy_linker, write_c
 from rwtrain.export.parity import TrainerReference, run_parity
 from rwtrain.export.run import TrainedRun
 from rwtrain.export.weights import DTYPES, write_weights
-from rwtrain.export.zero import Parameter
 from rwtrain.files import atomic_folder, write_json, write_text
 from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
 from rwtrain.model.linking_refinedweb import EntityLinker
+from rwtrain.train.zero import Parameter
 
 PARITY_FILE = "parity.json"
 

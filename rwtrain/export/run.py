@@ -14,10 +14,10 @@ import torch
 from rwtrain.config.load import read_yaml
 from rwtrain.data.shards import ShardDataset
 from rwtrain.errors import DataError
-from rwtrain.export.zero import Parameter, read_parameters
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
 from rwtrain.train.checkpoint import TAG, read_manifest, resolve
 from rwtrain.train.metrics import read_metrics
+from rwtrain.train.zero import Parameter, read_parameters
 
 log = logging.getLogger(__name__)
 

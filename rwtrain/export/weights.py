@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 
 from rwtrain.errors import ConfigError, DataError
-from rwtrain.export.zero import Parameter
 from rwtrain.files import write_json
+from rwtrain.train.zero import Parameter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # in safetensors headers

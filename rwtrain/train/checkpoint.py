@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: temporary folder → write → flush → hashed manifest → rename → `latest`."""
+"""Checkpoint folders that are whole or absent: temporary folder → write → flush → hashes in a manifest → rename → `latest`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rwtrain.config.schema import CheckpointConfig
 from rwtrain.errors import DataError
 from rwtrain.files import content_hash, fsync_path, fsync_tree, write_json, write_text
-from rwtrain.train.distributed import Ranks
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
@@ -23,45 +25,88 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save(engine: Any, ranks: Ranks, folder: Path, *, step: int, keep: int) -> Path:
-    """Write checkpoint `step` below `folder`, move `latest` to it and remove all but the newest `keep`. Collective.
+def temporary_folder(folder: Path, step: int) -> Path:
+    """Where checkpoint `step` grows until it is whole."""
+    return folder / f".{checkpoint_name(step)}.tmp"
 
-    A kill at any instant leaves `latest` pointing at a whole checkpoint: DeepSpeed writes into a temporary folder, and
-    `latest` moves after that was flushed, hashed and renamed.
-    """
-    final = folder / checkpoint_name(step)
-    temporary = folder / f".{final.name}.tmp"
-    if ranks.is_main:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    ranks.barrier()
-    engine.save_checkpoint(str(temporary), tag=TAG, client_state={"step": step}, save_latest=False)
-    ranks.barrier()
-    if ranks.is_main:
-        fsync_tree(temporary)
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        entries = {str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "hash": content_hash(path)} for path in files}
-        write_json(temporary / MANIFEST, {"step": step, "world_size": ranks.world_size, "zero_stage": engine.zero_optimization_stage(), "files": entries})
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        fsync_path(folder)
-        write_text(folder / LATEST, final.name + "\n")
-        prune(folder, keep=keep)
-    ranks.barrier()
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what interrupted saves and deletions left behind."""
+    for path in folder.glob(".step-*.tmp"):
+        shutil.rmtree(path)
+
+
+def commit(folder: Path, step: int, description: dict[str, Any]) -> Path:
+    """Turn the temporary folder of `step`, whose files are flushed, into a checkpoint and move `latest` to it."""
+    temporary, final = temporary_folder(folder, step), folder / checkpoint_name(step)
+    write_json(temporary / MANIFEST, {"step": step, **description})
+    fsync_tree(temporary)
+    _remove(final)  # a damaged one, or one that was finished by a process killed before it moved `latest`
+    os.replace(temporary, final)
+    fsync_path(folder)
+    set_latest(folder, final)
     return final
 
 
-def prune(folder: Path, *, keep: int) -> list[Path]:
-    """Remove all but the newest `keep` checkpoints, never the one `latest` names; return what was removed."""
-    current = _read_latest(folder)
-    found = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
-    removed = [path for path in found[: max(0, len(found) - keep)] if path.name != current]
-    for path in removed:
-        shutil.rmtree(path)
+def set_latest(folder: Path, checkpoint: Path) -> None:
+    write_text(folder / LATEST, checkpoint.name + "\n")
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint so that a kill in between leaves nothing that looks whole."""
+    if checkpoint.exists():
+        doomed = checkpoint.with_name(f".{checkpoint.name}.removed.tmp")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.replace(checkpoint, doomed)
+        shutil.rmtree(doomed)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished checkpoint in a run folder.
+
+    Attributes:
+        loss: mean training loss over the steps since the checkpoint before, None if unknown.
+    """
+
+    path: Path
+    step: int
+    loss: float | None = None
+
+
+def entries(run: Path) -> list[Entry]:
+    """The finished checkpoints of a run, oldest first; their content is not verified."""
+    folder, found = run / "checkpoints", []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file():
+            try:
+                loss = read_manifest(path).get("loss")
+            except DataError:  # `verify` names it
+                loss = None
+            found.append(Entry(path, int(path.name.removeprefix("step-")), loss))
+    return found
+
+
+def superfluous(found: Sequence[Entry], config: CheckpointConfig, *, current: str | None) -> list[Entry]:
+    """The checkpoints that no rule of `config` keeps: not among the newest, of no kept multiple of steps, not among the best, not `current`."""
+    kept = {entry.step for entry in found[-config.keep :]}
+    if config.keep_every_steps:
+        kept |= {entry.step for entry in found if entry.step % config.keep_every_steps == 0}
+    rated = sorted((entry.loss, entry.step) for entry in found if entry.loss is not None)
+    kept |= {step for _, step in rated[: config.keep_best]}
+    return [entry for entry in found if entry.step not in kept and entry.path.name != current]
+
+
+def prune(run: Path, config: CheckpointConfig, *, dry_run: bool = False) -> list[Entry]:
+    """Remove the superfluous checkpoints, never the one `latest` names; return them."""
+    removed = superfluous(entries(run), config, current=read_latest(run / "checkpoints"))
+    for entry in removed if not dry_run else []:
+        _remove(entry.path)
     return removed
 
 
-def _read_latest(folder: Path) -> str | None:
+def read_latest(folder: Path) -> str | None:
+    """The name in `latest`, None without that file."""
     path = folder / LATEST
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
@@ -73,12 +118,14 @@ def find_latest(run: Path) -> Path | None:
         DataError: `latest` names a checkpoint that is not there.
     """
     folder = run / "checkpoints"
-    name = _read_latest(folder)
+    name = read_latest(folder)
     if name is None:
         return None
     if not _NAME.fullmatch(name) or not (folder / name / MANIFEST).is_file():
         raise DataError(
-            folder / LATEST, f"names {name!r}, which is no finished checkpoint", "Write the name of a checkpoint folder into it, or delete it to start anew"
+            folder / LATEST,
+            f"names {name!r}, which is no finished checkpoint",
+            "Use --fallback to continue from the newest whole checkpoint, or delete the file to start anew",
         )
     return folder / name
 
@@ -98,24 +145,28 @@ def resolve(path: str | Path) -> Path:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint: step, world_size, zero_stage, files."""
+    """The manifest of a checkpoint: step, world_size, zero_stage, precision, loss, files."""
     path = checkpoint / MANIFEST
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(path, f"not a checkpoint manifest ({error})", "Use another checkpoint") from error
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return {"step": int(manifest["step"]), "world_size": int(manifest["world_size"]), **manifest, "files": dict(manifest["files"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(path, f"not a checkpoint manifest ({error!r})", "Use another checkpoint") from error
 
 
-def verify(checkpoint: Path) -> dict[str, Any]:
+def verify(checkpoint: Path, *, share: tuple[int, int] = (0, 1)) -> dict[str, Any]:
     """Compare every file's size and hash with the manifest and return the manifest.
+
+    Args:
+        share: (k, n) to look at the k-th of n shares of the files only, so that ranks can divide the reading.
 
     Raises:
         DataError: a file is missing, truncated or changed.
     """
     manifest = read_manifest(checkpoint)
-    remedy = "Write the name of an older checkpoint into `latest`, or restore the file"
-    for name, entry in manifest["files"].items():
-        path = checkpoint / name
+    remedy = "Use --fallback to continue from the newest whole checkpoint, or restore the file"
+    for name in sorted(manifest["files"])[share[0] :: share[1]]:
+        entry, path = manifest["files"][name], checkpoint / name
         if not path.is_file():
             raise DataError(path, "the file is missing from the checkpoint", remedy)
         if path.stat().st_size != entry["bytes"]:
@@ -123,31 +174,3 @@ def verify(checkpoint: Path) -> dict[str, Any]:
         if content_hash(path) != entry["hash"]:
             raise DataError(path, "its checksum differs from the manifest: the file is corrupt", remedy)
     return manifest
-
-
-def load(engine: Any, ranks: Ranks, run: Path) -> int:
-    """Restore the run's latest checkpoint, chosen and verified by rank 0; return its step, 0 without a checkpoint. Collective.
-
-    Raises:
-        DataError: the checkpoint is damaged, or was made by another number of ranks.
-    """
-    problem: DataError | None = None
-    checkpoint: Path | None = None
-    if ranks.is_main:
-        try:
-            checkpoint = find_latest(run)
-            if checkpoint is not None:
-                made_by = verify(checkpoint)["world_size"]
-                if made_by != ranks.world_size:
-                    raise DataError(checkpoint, f"written by {made_by} ranks, this job has {ranks.world_size}", f"Start the job with {made_by} ranks")
-        except DataError as error:
-            problem = error
-    checkpoint, problem = ranks.broadcast((checkpoint, problem))  # type: ignore[misc]
-    if problem is not None:
-        raise problem
-    if checkpoint is None:
-        return 0
-    loaded, client_state = engine.load_checkpoint(str(checkpoint), tag=TAG)
-    if loaded is None:
-        raise DataError(checkpoint, "DeepSpeed found no state in it", "Use another checkpoint")
-    return int(client_state["step"])

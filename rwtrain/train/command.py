@@ -15,7 +15,8 @@ EPILOG = """examples:
   rwtrain train examples/demo/train.yaml --processes 2 --set steps=50 --set engine.overlays='[zero2, bf16]'
   rwtrain train examples/demo/train.yaml --dry-run
 
-Run it again to continue from the latest checkpoint. Under torchrun or srun, where RANK and WORLD_SIZE are set, it joins that job.
+Run it again to continue from the latest checkpoint, with as many processes as before or others.
+Under torchrun or srun, where RANK and WORLD_SIZE are set, it joins that job.
 Exit status: 0 finished, 85 stopped by SIGTERM or SIGUSR1 with a checkpoint written, 2 a problem that you can fix."""
 
 
@@ -25,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="YAML file of settings")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="replace one setting, for example --set steps=100")
     parser.add_argument("--processes", type=int, default=1, help="processes to start on this machine (default: 1)")
+    parser.add_argument("--fallback", action="store_true", help="if the latest checkpoint is damaged, continue from the newest one before it that is whole")
     parser.add_argument("--dry-run", action="store_true", help="check settings and data, print the resolved configuration and stop")
     parser.set_defaults(run=run)
 
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     if "RANK" in os.environ:
         from rwtrain.train.loop import train
 
-        return train(config)
+        return train(config, fallback=arguments.fallback)
     from rwtrain.train.setup import check_identity, model_config, open_inputs
 
     resolved = resolve(config, world_size=arguments.processes)
@@ -49,4 +51,4 @@ def run(arguments: argparse.Namespace) -> int:
     from launch.local import run_ranks
 
     command = ["-m", "rwtrain.cli", "train", arguments.config, *(f"--set={item}" for item in arguments.overrides), "--set=data.verify=false"]
-    return run_ranks([sys.executable, *command, *(["--debug"] if arguments.debug else [])], processes=arguments.processes)
+    return run_ranks([sys.executable, *command, *(f"--{flag}" for flag in ("fallback", "debug") if getattr(arguments, flag))], processes=arguments.processes)

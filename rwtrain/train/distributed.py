@@ -46,6 +46,12 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def gather(self, value: object) -> list[object]:
+        """Every rank's `value` (small objects), in the order of ranks, on every rank."""
+        box: list[object] = [None] * self.world_size
+        dist.all_gather_object(box, value, group=self.control)
+        return box
+
     def barrier(self) -> None:
         dist.barrier(group=self.control)
 

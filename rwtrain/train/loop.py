@@ -15,7 +15,7 @@ from rwtrain.data.recipe import Batch
 from rwtrain.data.streams import TextStream
 from rwtrain.errors import RWTrainError
 from rwtrain.objectives.task import LOSSES, PretrainingTask, TaskOutput
-from rwtrain.train import checkpoint, distributed
+from rwtrain.train import distributed, saving
 from rwtrain.train.distributed import Ranks
 from rwtrain.train.engine import build_engine
 from rwtrain.train.metrics import MetricsLog
@@ -25,11 +25,16 @@ from rwtrain.train.signals import StopRequest
 EXIT_STOPPED = 85  # stopped on request with a checkpoint written: start again to continue
 
 
-def train(config: TrainConfig) -> int:
-    """Train to `config.steps`, continuing from the run's latest checkpoint; return the exit status (0, or `EXIT_STOPPED`)."""
+def train(config: TrainConfig, *, fallback: bool = False) -> int:
+    """Train to `config.steps`, continuing from the run's latest checkpoint; return the exit status (0, or `EXIT_STOPPED`).
+
+    Args:
+        fallback: if that checkpoint is damaged, continue from the newest one before it that is whole.
+    """
+    stop = StopRequest()
     ranks = distributed.start(config.engine.timeout_s)
     try:
-        return Trainer(config, ranks).run()
+        return Trainer(config, ranks, fallback=fallback).run(stop)
     except RuntimeError as error:
         if not distributed.is_lost_peer(error):
             raise
@@ -43,7 +48,7 @@ def train(config: TrainConfig) -> int:
 class Trainer:
     """One rank's side of a run."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, ranks: Ranks, *, fallback: bool = False) -> None:
         self.config, self.ranks, self.folder = config, ranks, Path(config.run)
         inputs = open_inputs(config, verify=config.data.verify and ranks.is_main)
         if ranks.is_main:
@@ -61,11 +66,13 @@ class Trainer:
             seed=config.seed,
             activation_checkpointing=config.engine.activation_checkpointing,
         )
-        self.step = checkpoint.load(self.engine, ranks, self.folder)
-        self.saved_step = self.step
+        self.step = saving.load(self.engine, ranks, self.folder, fallback=fallback)
         self.tokens_per_step = self.loader.recipe.rows * config.batch.seq_len * replicas
         self.log = MetricsLog(self.folder, enabled=ranks.is_main, tensorboard=config.logging.tensorboard, start=self.step, steps=config.steps)
+        self.saver = saving.Saver(self.engine, ranks, self.folder, config.checkpoint, self.log.event, loaded_step=self.step)
         self.pending: list[dict[str, Any]] = []
+        self.losses: list[float] = []  # since the last checkpoint
+        self.stall_s: float | None = None  # what the last checkpoint took, to be reported with the next step
         if ranks.is_main:
             print(self._summary(), flush=True)
 
@@ -79,21 +86,20 @@ class Trainer:
             f"{self.tokens_per_step:,} tokens a step, {', '.join(fills)}; {begin}"
         )
 
-    def run(self) -> int:
+    def run(self, stop: StopRequest) -> int:
         """Train until the last step or an agreed stop."""
         stopped = False
         batches = self.loader.iterate(self.step, self.config.steps)
         try:
-            with StopRequest() as stop:
-                for micro_batches, waited_s in batches:
-                    self._train_step(micro_batches, waited_s)
-                    if self.step % self.config.checkpoint.every_steps == 0:
-                        self._save()
-                    (stopped,) = self.ranks.agree(stop.requested)
-                    if stopped:
-                        break
-                if self.step != self.saved_step:
+            for micro_batches, waited_s in batches:
+                self._train_step(micro_batches, waited_s)
+                self.saver.poll()
+                if self.step % self.config.checkpoint.every_steps == 0:
                     self._save()
+                (stopped,) = self.ranks.agree(stop.requested)
+                if stopped:
+                    break
+            self._save_last()
         finally:
             batches.close()  # type: ignore[attr-defined]
             self._flush()
@@ -123,6 +129,7 @@ class Trainer:
                 f"Step {self.step}: the loss is not finite ({dict(zip(LOSSES, means, strict=True))}). "
                 "Lower optimizer.learning_rate, or use the bf16 or fp32 overlay."
             )
+        self.losses.append(total)
         line: dict[str, Any] = {"step": self.step, "loss/total": total}
         line |= {f"loss/{name}": value for name, value, weight in zip(LOSSES, means, self.task.weights, strict=True) if weight and counts[LOSSES.index(name)]}
         line |= {
@@ -137,6 +144,8 @@ class Trainer:
         if output.gate_openness is not None:
             layers = self.engine.module.config.gate_layers
             line |= {f"gate_openness/layer_{layer}": value for layer, value in zip(layers, output.gate_openness.tolist(), strict=True)}
+        if self.stall_s is not None:
+            line["checkpoint_stall_s"], self.stall_s = self.stall_s, None
         self.pending.append(line)
         if self.step % self.config.logging.every_steps == 0:
             self._flush()
@@ -147,10 +156,20 @@ class Trainer:
 
     def _save(self) -> None:
         began = time.perf_counter()
-        checkpoint.save(self.engine, self.ranks, self.folder / "checkpoints", step=self.step, keep=self.config.checkpoint.keep)
-        self.saved_step = self.step
-        if self.pending:
-            self.pending[-1]["checkpoint_stall_s"] = time.perf_counter() - began
+        self.saver.begin(self.step, loss=sum(self.losses) / len(self.losses) if self.losses else None)
+        self.losses = []
+        self.stall_s = time.perf_counter() - began
+
+    def _save_last(self) -> None:
+        """Leave no step behind: finish the save in flight, save what is not saved yet."""
+        self.saver.finish()
+        if self.saver.saved_step != self.step:
+            self._save()
+            self.saver.finish()
+        if self.saver.saved_step != self.step:
+            raise RWTrainError(
+                f"Step {self.step} could not be saved. Make room on the disk of {self.folder} and start again to continue from the last checkpoint."
+            )
 
     def _to_device(self, batch: Batch) -> Batch:
         if self.ranks.device.type == "cpu":

@@ -22,7 +22,7 @@ class MetricsLog:
         if not enabled:
             return
         path = run / "metrics.jsonl"
-        self._process = 1 + max((line["process"] for line in read_metrics(run)), default=-1)
+        self._process = 1 + max((line["process"] for line in _read_lines(run)), default=-1)
         torn = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
         self._file = path.open("a", encoding="utf-8")
         if torn:  # by a kill in the middle of a line
@@ -48,6 +48,12 @@ class MetricsLog:
         self._bar.set_postfix_str(f"loss {last['loss/total']:.3f}, {last['tokens_per_s']:,.0f} tokens/s", refresh=False)
         self._bar.update(len(lines))
 
+    def event(self, name: str, step: int, message: str) -> None:
+        """Record that something out of the ordinary happened behind `step`, beside the lines of the steps."""
+        if self._file is not None:
+            self._file.write(json.dumps({"process": self._process, "event": name, "step": step, "message": message}) + "\n")
+            self._file.flush()
+
     def close(self) -> None:
         for sink in (self._file, self._board, self._bar):
             if sink is not None:
@@ -55,7 +61,16 @@ class MetricsLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All whole lines of RUN/metrics.jsonl; a last line torn by a kill is left out."""
+    """The steps' lines of RUN/metrics.jsonl; a last line torn by a kill is left out."""
+    return [line for line in _read_lines(run) if "event" not in line]
+
+
+def read_events(run: Path) -> list[dict[str, Any]]:
+    """The events in RUN/metrics.jsonl: process, event, step, message."""
+    return [line for line in _read_lines(run) if "event" in line]
+
+
+def _read_lines(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     if not path.is_file():
         return []

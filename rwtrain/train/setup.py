@@ -21,7 +21,7 @@ from rwtrain.data.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, MASK_ID, PAD_ID, To
 from rwtrain.errors import ConfigError
 from rwtrain.files import content_hash, write_json, write_text
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
-from rwtrain.train.checkpoint import find_latest
+from rwtrain.train.checkpoint import entries
 
 IDENTITY = "identity.json"
 HASH_CHARACTERS = 32
@@ -156,7 +156,7 @@ def check_identity(config: TrainConfig, inputs: Inputs) -> None:
         ConfigError: names every setting that differs.
     """
     path = Path(config.run) / IDENTITY
-    if not path.is_file() or find_latest(Path(config.run)) is None:
+    if not path.is_file() or not entries(Path(config.run)):
         return
     before, now = json.loads(path.read_text(encoding="utf-8")), identity(config, inputs)
     changed = [f"{name} ({_shown(before.get(name))} then, {_shown(now.get(name))} now)" for name in sorted(before | now) if before.get(name) != now.get(name)]

@@ -7,22 +7,18 @@ from types import FrameType
 
 
 class StopRequest:
-    """Remembers SIGTERM and SIGUSR1 instead of dying of them; use as a context manager around the loop."""
+    """Remembers SIGTERM and SIGUSR1 instead of dying of them, from its construction to the end of the process.
+
+    A signal while the model is still being built is remembered, too, and one that comes after the last step does not turn a
+    finished run into a failed one.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: dict[int, object] = {}
+        for number in self.SIGNALS:
+            signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-
-    def __enter__(self) -> StopRequest:
-        for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from rwtrain.errors import ConfigError
 from rwtrain.export.weights import parse_size, plan_shards, write_weights
-from rwtrain.export.zero import Parameter, read_parameters
+from rwtrain.train.zero import Parameter, read_parameters
 
 STATE = {f"layer.{index}": torch.arange(100, dtype=torch.float32) + index for index in range(7)}
 

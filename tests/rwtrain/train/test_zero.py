@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from rwtrain.errors import DataError
-from rwtrain.export import zero
-from rwtrain.export.zero import read_parameters
+from rwtrain.train import zero
+from rwtrain.train.zero import read_parameters
 
 
 def run_ranks(folder: Path, stage: int, ranks: int) -> None:

@@ -1,7 +1,8 @@
-"""The parameters of a DeepSpeed checkpoint, ZeRO stage 0 to 3 or universal, read piece by piece from the ranks' files.
+"""Parameters and optimiser states of a DeepSpeed checkpoint, ZeRO stage 0 to 3 or universal, read piece by piece from the ranks' files.
 
 Layout as in DeepSpeed 0.19 (`deepspeed/utils/zero_to_fp32.py`):
-  stage 0     mp_rank_00_model_states.pt: module, the parameters themselves
+  stage 0     mp_rank_00_model_states.pt: module, the parameters themselves; optimizer, AdamW's states by number and, where the parameters
+              are bf16 or fp16, the parameters once more in float32
   stage 1, 2  *_optim_states.pt of every rank: single_partition_of_fp32_groups; a group's partitions, one after the other, hold its
               parameters in the order of `param_shapes`
   stage 3     *_optim_states.pt of every rank: fp32_flat_groups; every rank holds ⌈n / ranks⌉ elements of each parameter
@@ -20,9 +21,10 @@ from typing import Any
 import torch
 
 from rwtrain.errors import DataError
-from rwtrain.export.archive import StoredTensor, read_archive
+from rwtrain.train.archive import StoredTensor, read_archive
 
 CHUNK_ELEMENTS = 1 << 24
+ADAM = ("exp_avg", "exp_avg_sq")  # running averages of the gradients and of their squares
 REMEDY = "Use another checkpoint, written by DeepSpeed through `rwtrain train`"
 
 
@@ -33,11 +35,14 @@ class Parameter:
     shape: tuple[int, ...]
     pieces: Sequence[tuple[StoredTensor, int, int]]
 
-    def chunks(self) -> Iterator[torch.Tensor]:
-        """The flattened parameter in float32 pieces of bounded size."""
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """Elements `start` to `stop` of the flattened parameter in float32 pieces of bounded size."""
+        position, stop = 0, math.prod(self.shape) if stop is None else stop
         for tensor, first, end in self.pieces:
-            for start in range(first, end, CHUNK_ELEMENTS):
-                yield tensor.read(start, min(start + CHUNK_ELEMENTS, end)).float()
+            low, high = first + max(start - position, 0), min(end, first + stop - position)
+            for begin in range(low, high, CHUNK_ELEMENTS):
+                yield tensor.read(begin, min(begin + CHUNK_ELEMENTS, high)).float()
+            position += end - first
 
     def load(self) -> torch.Tensor:
         """The parameter in float32."""
@@ -61,7 +66,7 @@ def read_parameters(folder: str | Path) -> dict[str, Parameter]:
     folder = Path(folder)
     if (folder / "zero").is_dir():
         return _universal(folder)
-    models, optimizers = _files(folder, "*_model_states.pt"), _files(folder, "*_optim_states.pt")
+    models, optimizers = files_of(folder, "*_model_states.pt"), files_of(folder, "*_optim_states.pt")
     if not models:
         raise DataError(folder, "no *_model_states.pt here", REMEDY)
     states = [read_archive(path) for path in (models if optimizers else models[:1])]
@@ -78,7 +83,7 @@ def read_parameters(folder: str | Path) -> dict[str, Parameter]:
     return found
 
 
-def _files(folder: Path, pattern: str) -> list[Path]:
+def files_of(folder: Path, pattern: str) -> list[Path]:
     """Matching files in the order of their ranks."""
     return sorted(folder.glob(pattern), key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
 
@@ -97,26 +102,74 @@ def _universal(folder: Path) -> dict[str, Parameter]:
     return found
 
 
+def read_states(folder: str | Path, groups: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, dict[str, Parameter]]:
+    """What the optimiser holds of every trained parameter: name → {"fp32", "exp_avg", "exp_avg_sq"}.
+
+    Args:
+        folder: the folder with DeepSpeed's files, not a universal checkpoint.
+        groups: name → shape of the optimiser's parameter groups in order; files written without ZeRO hold numbers instead of names.
+
+    Raises:
+        DataError: files are missing, damaged, or do not fit together.
+    """
+    folder = Path(folder)
+    models, optimizers = files_of(folder, "*_model_states.pt"), files_of(folder, "*_optim_states.pt")
+    if not models:
+        raise DataError(folder, "no *_model_states.pt here", REMEDY)
+    model = read_archive(models[0])
+    try:
+        if not optimizers:
+            return _numbered(model, {name: tuple(shape) for group in groups for name, shape in group.items()})
+        saved = [read_archive(path)["optimizer_state_dict"] for path in optimizers]
+        found = {key: _trained(folder, model["param_shapes"], saved, key) for key in ("fp32", *ADAM)}
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise DataError(folder, f"not a checkpoint of a known DeepSpeed layout ({type(error).__name__}: {error})", REMEDY) from error
+    return {name: {key: found[key][name] for key in found} for name in found["fp32"]}
+
+
+def _numbered(model: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, Parameter]]:
+    saved = model["optimizer"]
+    adam = saved.get("optimizer_state_dict", saved)["state"]
+    masters = [tensor for group in saved.get("fp32_groups", []) for tensor in group]
+    found: dict[str, dict[str, Parameter]] = {}
+    for number, (name, shape) in enumerate(shapes.items()):
+        tensors = {"fp32": masters[number] if masters else model["module"][name]} | {key: adam[number][key] for key in ADAM}
+        found[name] = {key: Parameter(shape, [(tensor, 0, math.prod(shape))]) for key, tensor in tensors.items()}
+    return found
+
+
 def _partitioned(folder: Path, models: list[Any], optimizers: list[Any]) -> dict[str, Parameter]:
-    ranks = max(_as_list(optimizers[0]["partition_count"]))
-    if ranks != len(optimizers):
-        raise DataError(
-            folder, f"{len(optimizers)} files *_optim_states.pt, the checkpoint was written by {ranks} ranks", "Copy the checkpoint again, with all its files"
-        )
     module, shapes = models[0]["module"], models[0]["param_shapes"]
     if "fp32_flat_groups" in optimizers[0]:
         found = {name: _whole(module[name]) for name in models[0]["buffer_names"] if name in module}
-        flat = [state["fp32_flat_groups"] for state in optimizers]
-        found |= _stage_3(folder, {name: tuple(shape) for group in shapes for name, shape in group.items()}, flat)
         for name, shape in (models[0].get("frozen_param_shapes") or {}).items():
             fragments = [state["frozen_param_fragments"][name] for state in models]
             found[name] = Parameter(tuple(shape), _cut(fragments, 0, math.prod(shape)))
     else:
         found = {name: _whole(tensor) for name, tensor in module.items() if isinstance(tensor, StoredTensor)}  # buffers and frozen parameters are only here
-        paddings = optimizers[0].get("param_alignment_paddings")
-        for number, group in enumerate(shapes):
-            partitions = [state["single_partition_of_fp32_groups"][number] for state in optimizers]
-            found |= _stage_1_or_2(folder, group, partitions, paddings[number] if paddings else [0] * len(group))
+    return found | _trained(folder, shapes, optimizers, "fp32")
+
+
+def _trained(folder: Path, shapes: Sequence[Mapping[str, Sequence[int]]], optimizers: list[Any], key: str) -> dict[str, Parameter]:
+    """`key` ("fp32" or one of `ADAM`) of every parameter that ZeRO distributed over the ranks."""
+    ranks = max(_as_list(optimizers[0]["partition_count"]))
+    if ranks != len(optimizers):
+        raise DataError(
+            folder, f"{len(optimizers)} files *_optim_states.pt, the checkpoint was written by {ranks} ranks", "Copy the checkpoint again, with all its files"
+        )
+    stage_3 = "fp32_flat_groups" in optimizers[0]
+    if key == "fp32":
+        flat = [state["fp32_flat_groups" if stage_3 else "single_partition_of_fp32_groups"] for state in optimizers]
+    else:
+        adam = [state["optimizer_state_dict" if stage_3 else "base_optimizer_state"]["state"] for state in optimizers]
+        flat = [[states[number][key] for number in range(len(shapes))] for states in adam]
+    if stage_3:
+        return _stage_3(folder, {name: tuple(shape) for group in shapes for name, shape in group.items()}, flat)
+    found: dict[str, Parameter] = {}
+    paddings = optimizers[0].get("param_alignment_paddings")
+    for number, group in enumerate(shapes):
+        partitions = [groups[number] for groups in flat]
+        found |= _stage_1_or_2(folder, group, partitions, paddings[number] if paddings else [0] * len(group))
     return found
 
 
