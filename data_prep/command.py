@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from data_prep.inspection import inspect
+from data_prep.inspection import Options, inspect
 from data_prep.jobs import dry_run
 from data_prep.pipeline import Preparation
 from data_prep.plan import Plan
@@ -19,7 +19,9 @@ EPILOG = """examples:
   rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --set link.store=runs/demo/entities --set language.keep=[en,de]
   rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --dry-run
   rwtrain prep inspect runs/demo/corpus
-  rwtrain prep inspect runs/demo/corpus --doc wikipedia:12
+  rwtrain prep inspect runs/demo/corpus --doc wikipedia:12 --store runs/demo/entities
+  rwtrain prep inspect runs/demo/corpus/shards/text/train --seq-len 1024 --seq-len 4096
+  rwtrain prep inspect runs/demo/corpus/shards/images/valid --save-images /tmp/images
 
 Paths in a plan are relative to the current folder. An interrupted run goes on where it was when the command is given again."""
 
@@ -36,9 +38,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the plan, for example dedup.bands=20"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress bars")
-    parser.add_argument("--doc", help="after `inspect`: show this document in full")
-    parser.add_argument("--tokenizer", help="after `inspect`: the tokenizer, if it is not beside the dataset")
+    shown = parser.add_argument_group("after `inspect`")
+    shown.add_argument("--doc", metavar="ID", help="show this document in full: text, entities, images")
+    shown.add_argument("--store", metavar="DIR", help="entity store with the entities' names (default: the one that the plan named, if it is there)")
+    shown.add_argument("--save-images", metavar="DIR", help="also write the images of the documents shown into this folder, named by their hashes")
+    shown.add_argument("--seq-len", type=_row_length, action="append", default=[], metavar="N", help="row length to measure packing for; may be repeated")
+    shown.add_argument("--tokenizer", metavar="DIR", help="the tokenizer, if it is not beside the dataset")
     parser.set_defaults(run=run)
+
+
+def _row_length(text: str) -> int:
+    if not text.isdigit() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number of tokens, at least 2")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plan == "inspect":
         if arguments.dataset is None:
             raise ConfigError("Name the dataset: rwtrain prep inspect FOLDER.")
-        print(inspect(arguments.dataset, doc_id=arguments.doc, tokenizer=arguments.tokenizer))
+        options = Options(arguments.doc, arguments.tokenizer, arguments.store, arguments.save_images, arguments.seq_len)
+        print(inspect(arguments.dataset, options))
         return 0
     if arguments.out is None:
         raise ConfigError("Name the output folder with --out.")
