@@ -63,8 +63,13 @@ def english_texts(path: Path, output: Path, *, limit: int) -> list[str]:
     if not texts:
         raise RWTrainError(f"{path}: no English page. Give another crawl.")
     texts = texts[:: max(1, len(texts) // limit)]
-    output.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    write_texts(texts, output)
     return texts
+
+
+def write_texts(texts: list[str], output: Path) -> None:
+    """Write texts as JSON lines, for peers."""
+    output.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
 
 def report(title: str, rows: list[tuple[str, str]], figures: dict) -> None:
