@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rwtrain.config.load import load_config
 from rwtrain.errors import RWTrainError
-from rwtrain.knowledge.evaluate import evaluate_link_prediction
 from rwtrain.knowledge.store import EntityStore
 
 FORMATS = ("tsv", "ntriples", "wikidata")
 EXAMPLES = """examples:
   rwtrain kg import examples/data/fb15k237 --out runs/kg
   rwtrain kg import latest-all.json.gz --out runs/wikidata --languages en,de,zh --keep wikipedia
+  rwtrain kg anchors runs/wikidata enwiki-latest-pages-articles.xml.bz2
   rwtrain kg train runs/kg --config examples/demo/kg.yaml
   rwtrain kg train runs/kg --minutes 10 --set dimension=256
   rwtrain kg show runs/kg Q76
@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _configure_import(actions.add_parser("import", help="read triples and names into an entity store"))
+    _configure_anchors(actions.add_parser("anchors", help="count what links in Wikipedia dumps call the entities"))
     _configure_train(actions.add_parser("train", help="train TransE vectors and put them into the store"))
     _configure_show(actions.add_parser("show", help="an entity, its neighbours in the graph and the nearest in vector space"))
     _configure_linker(actions.add_parser("linker", help="write the table that links text to the store's entities"))
@@ -56,6 +57,20 @@ def _configure_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes that parse (default: all cores)")
     parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="the entity store to write")
     parser.set_defaults(run=run_import)
+
+
+ANCHORS_EXAMPLES = """The counts become anchors.arrow in the store (surface, entity, count); the linker reads them as p(entity | name).
+
+example:
+  rwtrain kg anchors runs/wikidata enwiki-latest-pages-articles.xml.bz2"""
+
+
+def _configure_anchors(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, ANCHORS_EXAMPLES
+    parser.add_argument("store", type=Path, metavar="STORE", help="an entity store whose entities have Wikipedia titles")
+    parser.add_argument("dumps", type=Path, nargs="+", metavar="DUMP", help="pages-articles XML dumps: plain, .gz or .bz2")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that parse (default: all cores)")
+    parser.set_defaults(run=run_anchors)
 
 
 def _configure_train(parser: argparse.ArgumentParser) -> None:
@@ -92,8 +107,7 @@ def run_import(options: argparse.Namespace) -> None:
     languages = [language.strip() for language in options.languages.split(",") if language.strip()]
     if not languages:
         raise RWTrainError("--languages: give at least one, for example en,de,zh.")
-    if options.workers is not None and options.workers < 1:
-        raise RWTrainError(f"--workers {options.workers}: give at least 1.")
+    _check_workers(options.workers)
     how = {"languages": languages, "workers": options.workers, "quiet": False}
     form = options.format or _format_of(options.source)
     if form == "tsv":
@@ -110,6 +124,28 @@ def run_import(options: argparse.Namespace) -> None:
         print(f"  left out: {count:,} × {reason}")
 
 
+def run_anchors(options: argparse.Namespace) -> None:
+    """Count, then print how many links lead to entities."""
+    from rwtrain.knowledge.anchors import count_anchors
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _check_workers(options.workers)
+    details = count_anchors(EntityStore.open(options.store), options.dumps, workers=options.workers, quiet=False)
+    print(
+        f"{options.store}: {details['linked']:,} of {details['links']:,} links of {details['articles']:,} articles lead to entities: "
+        f"{details['surfaces']:,} texts, {details['pairs']:,} pairs of text and entity"
+    )
+    if details["cyclic_redirects"]:
+        print(f"  left out: {details['cyclic_redirects']:,} redirects in circles")
+    for reason, count in details["rejects"].items():
+        print(f"  set aside: {count:,} × {reason} (see {options.store / 'anchors.rejects.jsonl'})")
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 1:
+        raise RWTrainError(f"--workers {workers}: give at least 1.")
+
+
 def _format_of(source: Path) -> str:
     if source.is_dir() or not source.exists():
         return "tsv"
@@ -122,6 +158,7 @@ def _format_of(source: Path) -> str:
 
 def run_train(options: argparse.Namespace) -> None:
     """Train, then print filtered test figures beside those of a random order."""
+    from rwtrain.knowledge.evaluate import evaluate_link_prediction
     from rwtrain.knowledge.training import train_transe
     from rwtrain.knowledge.transe import TransEConfig
 

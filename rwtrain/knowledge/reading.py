@@ -32,6 +32,7 @@ from rwtrain.processes import worker_pool
 OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 UNIT_BYTES = 32 << 20
 READ_BYTES = 1 << 20
+EXPANSION = 10  # about how much longer dumps are than their compressed files
 UNREADABLE = (OSError, EOFError, zlib.error)
 Parser = Callable[[bytes, Part, Any], None]
 
@@ -42,15 +43,17 @@ class Source:
 
     Attributes:
         path: the file, plain, .gz or .bz2.
-        parse: a module-level function that adds the lines it is given to a part.
+        parse: a module-level function that adds the lines it is given to a part; None where `parse_sources` gets another function for units.
         options: its third argument.
+        end: what a record ends with; a file whose records are not lines is read as one stream.
         label: what the file is, for `options` of later stages ("train", "names").
     """
 
     path: Path
-    parse: Parser
+    parse: Parser | None
     options: Any
     label: str
+    end: bytes = b"\n"
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,12 @@ def cannot_be_read(path: Path, line: int, error: Exception) -> DataError:
     return DataError(path, f"cannot be read past this line ({error})", "The file is truncated or corrupt: copy it again", record=line)
 
 
-def parse_sources(sources: list[Source], folder: Path, *, unit_bytes: int, workers: int, quiet: bool) -> list[list[Path]]:
+def parse_sources(
+    sources: list[Source], folder: Path, *, unit_bytes: int, workers: int, quiet: bool, parse: Callable[[Unit, Path], None] | None = None
+) -> list[list[Path]]:
     """Parse all sources into parts below `folder`; parts that are already there are kept. Returns the parts' prefixes by source.
+
+    `parse` writes the part of a unit; by default `parse_unit`.
 
     Raises:
         DataError: a file cannot be read to its end.
@@ -79,7 +86,8 @@ def parse_sources(sources: list[Source], folder: Path, *, unit_bytes: int, worke
     total = sum(source.path.stat().st_size for source in sources)
     prefixes: list[list[Path]] = []
     with tqdm(total=total, desc="reading", unit="B", unit_scale=True, disable=quiet, mininterval=0.5) as bar:
-        with Workers(workers if total > unit_bytes else 1, busy_limit=2 * workers) as pool:
+        several = sum(source.path.stat().st_size * (EXPANSION if source.path.suffix in OPENERS else 1) for source in sources) > unit_bytes
+        with Workers(workers if several else 1, busy_limit=2 * workers) as pool:
             for place, source in enumerate(sources):
                 found: list[Path] = []
                 prefixes.append(found)
@@ -87,16 +95,22 @@ def parse_sources(sources: list[Source], folder: Path, *, unit_bytes: int, worke
                     prefix = _prefix(folder, place, unit.number)
                     found.append(prefix)
                     if not is_done(prefix):
-                        pool.submit(parse_unit, unit, prefix)
+                        pool.submit(parse or parse_unit, unit, prefix)
             pool.drain()
     return prefixes
 
 
 def parse_unit(unit: Unit, prefix: Path) -> None:
     """Parse one unit and write its part."""
+    assert unit.source.parse is not None
     part = Part(unit.source.path.name)
-    unit.source.parse(_plain_text(unit) if unit.text is None else unit.text, part, unit.source.options)
+    unit.source.parse(unit_text(unit), part, unit.source.options)
     part.save(prefix)
+
+
+def unit_text(unit: Unit) -> bytes:
+    """The unit's text."""
+    return _plain_text(unit) if unit.text is None else unit.text
 
 
 def decoded_lines(text: bytes, part: Part) -> Iterator[tuple[int, str]]:
@@ -169,7 +183,7 @@ def is_done(prefix: Path) -> bool:
 
 
 def _units(source: Source, unit_bytes: int, bar: tqdm) -> Iterator[Unit]:
-    if source.path.suffix in OPENERS:
+    if source.path.suffix in OPENERS or source.end != b"\n":
         yield from _stream_units(source, unit_bytes, bar)
         return
     size = source.path.stat().st_size
@@ -204,10 +218,13 @@ def _stream_units(source: Source, unit_bytes: int, bar: tqdm) -> Iterator[Unit]:
         for chunk in chunks:
             pieces.append(chunk)
             held += len(chunk)
-            if held < unit_bytes or b"\n" not in chunk:
+            if held < unit_bytes:
                 continue
             text = b"".join(pieces)
-            cut = text.rindex(b"\n") + 1
+            cut = text.rfind(source.end) + len(source.end)
+            if cut < len(source.end):
+                pieces = [text]
+                continue
             text, rest = text[:cut], text[cut:]
             yield Unit(number, source, position, position + len(text), text)
             number, position, pieces, held = number + 1, position + len(text), [rest], len(rest)
@@ -230,7 +247,7 @@ def _decompressed(path: Path, bar: tqdm) -> Generator[bytes, None, None]:
     def read() -> None:
         try:
             with open(path, "rb") as raw:
-                stream: BinaryIO = OPENERS[path.suffix](raw, "rb")
+                stream: BinaryIO = OPENERS[path.suffix](raw, "rb") if path.suffix in OPENERS else raw
                 seen = 0
                 while not stopped.is_set() and (chunk := stream.read(READ_BYTES)):
                     put(chunk)

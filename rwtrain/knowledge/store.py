@@ -32,6 +32,7 @@ from rwtrain.files import content_hash
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 VECTORS_FOLDER = "transe"
+ANCHORS = "anchors.arrow"
 SPLITS = ("train", "valid", "test")
 FULL_CHECK_BYTES = 1 << 30
 
@@ -229,6 +230,14 @@ class EntityStore:
         raise KeyError(f"{wiki}:{title}")
 
     @cached_property
+    def anchors(self) -> pa.Table | None:
+        """What links in Wikipedia dumps are called: surface, entity (row), count; sorted by surface, the most frequent entity first.
+
+        None where `rwtrain kg anchors` was not run.
+        """
+        return self._table(ANCHORS) if ANCHORS in self.manifest["files"] else None
+
+    @cached_property
     def popularity(self) -> np.ndarray:
         """[entities] int64: how many training triples name each entity, or how many wikis have a page about it (the manifest says which)."""
         return self._array("popularity.npy")
@@ -285,6 +294,20 @@ class EntityStore:
         if bad is not None:
             raise DataError(path, "the vector holds values that are not finite", remedy, record=bad)
         return array
+
+    @property
+    def has_titles(self) -> bool:
+        """Whether any entity has a Wikipedia page."""
+        return len(self._title_hash) > 0
+
+    def rows_of_title_hashes(self, hashes: np.ndarray) -> np.ndarray:
+        """Rows of pages by the hashes of "wiki:title", -1 where no entity has the page. [n] uint64 -> [n] int64."""
+        place = np.searchsorted(self._title_hash, hashes)
+        found = np.full(len(hashes), -1, np.int64)
+        inside = np.flatnonzero(place < len(self._title_hash))
+        hit = inside[self._title_hash[place[inside]] == hashes[inside]]
+        found[hit] = self._title_row[place[hit]]
+        return found
 
     @cached_property
     def _id_hash(self) -> np.ndarray:
