@@ -161,9 +161,17 @@ def report(figures: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(figures, ensure_ascii=False))
         return 0
-    flat = {key: value for key, value in figures.items() if not isinstance(value, dict)}
-    flat |= {f"{group} {key}": value for group, values in figures.items() if isinstance(values, dict) for key, value in values.items()}
+    flat = flatten(figures)
     width = max(map(len, flat))
     for key, value in flat.items():
         print(f"{key:{width}}  {'-' if value is None else f'{value:.4g}' if isinstance(value, float) else value}")
     return 0
+
+
+def flatten(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures in groups, at any depth, as one level of "group key"; those without a group first."""
+    flat = {key: value for key, value in figures.items() if not isinstance(value, dict)}
+    for group, values in figures.items():
+        if isinstance(values, dict):
+            flat |= {f"{group} {key}": value for key, value in flatten(values).items()}
+    return flat

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rwtrain.config.load import load_config
 from rwtrain.errors import RWTrainError
 from rwtrain.knowledge.store import EntityStore
 
+if TYPE_CHECKING:
+    from rwtrain.knowledge.transe import TransEConfig
+
 FORMATS = ("tsv", "ntriples", "wikidata")
+
 EXAMPLES = """examples:
   rwtrain kg import examples/data/fb15k237 --out runs/kg
   rwtrain kg import latest-all.json.gz --out runs/wikidata --languages en,de,zh --keep wikipedia
   rwtrain kg anchors runs/wikidata enwiki-latest-pages-articles.xml.bz2
   rwtrain kg train runs/kg --config examples/demo/kg.yaml
   rwtrain kg train runs/kg --minutes 10 --set dimension=256
+  rwtrain kg train runs/kg --processes 2
   rwtrain kg show runs/kg Q76
   rwtrain kg linker runs/kg --out runs/linker"""
 
@@ -80,6 +88,7 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--epochs", type=int, help="passes over the training triples")
     length.add_argument("--minutes", type=float, help="wall time; the number of updates is fixed after a short measurement")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="one setting, for example --set dimension=256")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="ranks to start on this machine; each holds every N-th row (default: 1)")
     parser.add_argument("--force", action="store_true", help="train again although vectors with the same settings are there")
     parser.set_defaults(run=run_train)
 
@@ -156,10 +165,8 @@ def _format_of(source: Path) -> str:
     raise RWTrainError(f"{source}: its name does not tell its format. Give --format {' or '.join(FORMATS)}.")
 
 
-def run_train(options: argparse.Namespace) -> None:
-    """Train, then print filtered test figures beside those of a random order."""
-    from rwtrain.knowledge.evaluate import evaluate_link_prediction
-    from rwtrain.knowledge.training import train_transe
+def run_train(options: argparse.Namespace) -> int:
+    """Train, here or in ranks, then print filtered test figures beside those of a random order."""
     from rwtrain.knowledge.transe import TransEConfig
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -168,13 +175,31 @@ def run_train(options: argparse.Namespace) -> None:
     overrides += [f"minutes={options.minutes}"] if options.minutes is not None else []
     config = load_config(TransEConfig, options.config, overrides)
     store = EntityStore.open(options.store)
-    details = train_transe(store, config, force=options.force)
+    if options.processes > 1 and "RANK" not in os.environ:
+        from launch.local import run_ranks
+
+        arguments = [str(options.store), *(["--config", str(options.config)] if options.config else []), *(f"--set={item}" for item in overrides)]
+        command = [sys.executable, "-m", "rwtrain.cli", "kg", "train", *arguments, *(["--force"] if options.force else [])]
+        return run_ranks(command, processes=options.processes)
+    return _train(store, config, force=options.force)
+
+
+def _train(store: EntityStore, config: TransEConfig, *, force: bool) -> int:
+    from rwtrain.knowledge.evaluate import evaluate_link_prediction
+    from rwtrain.knowledge.rows import joined_ranks
+    from rwtrain.knowledge.training import train_transe
+
+    with joined_ranks(config.device) as place:
+        details = train_transe(store, config, force=force)
+    if place.rank:
+        return 0
     print(f"{store.folder}: vectors of dimension {config.dimension}, {details['steps']:,} updates in {details['seconds']:.0f} s")
     if not len(store.triples("test")):
-        return
+        return 0
     figures = evaluate_link_prediction(store, progress=True)
     hits = ", ".join(f"Hits@{k} {figures[f'hits{k}']:.3f}" for k in (1, 3, 10))
     print(f"test, filtered: MRR {figures['mrr']:.3f} (chance {figures['chance_mrr']:.4f}), {hits}")
+    return 0
 
 
 def run_show(options: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ same vectors, bit for bit, as one that was not (on the same kind of machine).
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import time
@@ -17,20 +16,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch.distributed as dist
 from tqdm import tqdm
 
+from rwtrain.data.order import permute
 from rwtrain.errors import ConfigError, DataError
-from rwtrain.files import atomic_path
-from rwtrain.knowledge.evaluate import KnownAnswers, evaluate_vectors, known_answers
+from rwtrain.knowledge.checkpoint import Checkpoint, collected_rows
+from rwtrain.knowledge.curve import plot_curve
+from rwtrain.knowledge.evaluate import KnownAnswers, Scorer, evaluate_scorer, known_answers
+from rwtrain.knowledge.negatives import KnownNegatives, own_answers
+from rwtrain.knowledge.rows import Place
 from rwtrain.knowledge.store import VECTORS_FOLDER, EntityStore
 from rwtrain.knowledge.transe import TransE, TransEConfig
 from rwtrain.knowledge.writing import write_vectors
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "transe.checkpoint.safetensors"
 MEASURED_STEPS = 50
 ORDER_STREAM, NEGATIVES_STREAM, VALIDATION_STREAM = 0, 1, 2
 
@@ -61,14 +62,16 @@ class Progress:
 class Trainer:
     """One training run on one store. `run` trains, writes the vectors into the store and returns a report.
 
+    With several ranks every one runs the same, on its part of each batch and of the table; rank 0 writes.
+
     Raises:
         DataError: the store has no training triples.
         ConfigError: the device does not exist.
     """
 
     def __init__(self, store: EntityStore, config: TransEConfig, *, progress: bool = True) -> None:
-        self.store, self.config, self.show = store, config, progress
-        self.checkpoint_path = store.folder / CHECKPOINT
+        self.store, self.config, self.place = store, config, Place.of_this_process()
+        self.show = progress and self.place.rank == 0
         triples = store.triples("train")
         if not len(triples):
             raise DataError(store.folder, "the store has no training triples", "Import a graph with `rwtrain kg import`")
@@ -78,20 +81,29 @@ class Trainer:
         chosen = np.random.default_rng([config.seed, VALIDATION_STREAM]).permutation(len(valid))[: config.valid_triples]
         self.valid = np.asarray(valid[np.sort(chosen)]) if config.evaluate_every else np.zeros((0, 3), np.int32)
         try:
-            self.model = TransE(entities=len(store), relations=store.relation_count, config=config)
+            self.model = TransE(entities=len(store), relations=store.relation_count, config=config, place=self.place)
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"device: {config.device} cannot be used ({str(error).splitlines()[0]}). Use device: cpu.") from error
-        self.best: tuple[torch.Tensor, torch.Tensor] | None = None
+        sizes = {"entities": len(store), "relations": store.relation_count}
+        self.known_negatives = KnownNegatives(self.triples, **sizes) if config.leave_out_known else None
+        self.best: torch.Tensor | None = None
         self.state = Progress(total_steps=0 if config.minutes else config.epochs * self.steps_per_epoch)
+        self.checkpoint = Checkpoint(store.folder, identity=self._identity(), place=self.place)
         self._known: KnownAnswers | None = None
 
     def run(self) -> dict[str, Any]:
         """Train to the end, resuming if a checkpoint for the same store and settings is there; return the manifest's details."""
-        if self._load_checkpoint():
+        loaded = self.checkpoint.load(device=self.config.device)
+        if loaded:
+            tensors, progress = loaded
+            self.best = tensors.pop("best", None)
+            for name, tensor in self.model.table.tensors().items():
+                tensor.copy_(tensors[name])
+            self.state = Progress(**progress)
+            self.model.steps = self.state.step
             logger.info("resuming TransE at step %d of %d", self.state.step, self.state.total_steps)
         with cpu_threads(self.config.threads):
             self._train()
-        entity_ND, relation_RD = self.best or (self.model.entity_ND, self.model.relation_RD)
         details = {
             "norm": self.config.norm,
             "config": self.config.model_dump(mode="json"),
@@ -100,15 +112,18 @@ class Trainer:
             "valid_mrr": self.state.best_mrr if len(self.valid) else None,
             "history": self.state.history,
         }
-        curve = plot_curve(self.state.history)
-        write_vectors(
-            self.store,
-            entity_vectors=entity_ND.cpu().numpy(),
-            relation_vectors=relation_RD.cpu().numpy(),
-            details=details,
-            extra_files={"curve.png": curve} if curve else None,
-        )
-        self.checkpoint_path.unlink(missing_ok=True)
+        vectors = self.model.table.vectors if self.best is None else self.best
+        with collected_rows(vectors, rows=self.model.table.rows, place=self.place, scratch=self.store.folder) as table:
+            if table is not None:
+                curve = plot_curve(self.state.history)
+                write_vectors(
+                    self.store,
+                    entity_vectors=table[: len(self.store)],
+                    relation_vectors=table[len(self.store) :],
+                    details=details,
+                    extra_files={"curve.png": curve} if curve else None,
+                )
+        self.checkpoint.remove()
         return details
 
     def _train(self) -> None:
@@ -121,31 +136,42 @@ class Trainer:
                 state.seconds = time.monotonic() - started
                 if not state.total_steps and state.step >= MEASURED_STEPS:
                     assert self.config.minutes is not None
-                    state.total_steps = max(state.step, int(state.step * self.config.minutes * 60 / state.seconds))
+                    state.total_steps = self._agreed(max(state.step, int(state.step * self.config.minutes * 60 / state.seconds)))
                     bar.total = state.total_steps
                 ended_epoch = state.step % self.steps_per_epoch == 0
                 if ended_epoch or state.step == state.total_steps:
                     self._end_epoch(bar)
                     if self.config.patience and state.worse >= self.config.patience:
                         break
-                if time.monotonic() - saved > self.config.checkpoint_seconds:
+                if self._agreed(time.monotonic() - saved > self.config.checkpoint_seconds):
                     self._save_checkpoint()
                     saved = time.monotonic()
 
+    def _agreed(self, value: int) -> int:
+        """Rank 0's value on every rank: what clocks decide must be decided once."""
+        if self.place.world_size == 1:
+            return value
+        box = torch.tensor([value], device=self.config.device)
+        dist.broadcast(box, src=0)
+        return int(box)
+
     def _step(self) -> float:
-        """One update; returns its loss."""
-        epoch, place = divmod(self.state.step, self.steps_per_epoch)
-        if place == 0 or not hasattr(self, "_order"):
-            self._order = np.random.default_rng([self.config.seed, ORDER_STREAM, epoch]).permutation(len(self.triples))
-        rows = self._order[place * self.config.batch_size : (place + 1) * self.config.batch_size]
-        batch = torch.from_numpy(self.triples[rows].astype(np.int64)).to(self.config.device)
-        negatives = None
-        if self.config.negatives:
-            drawn = np.random.default_rng([self.config.seed, NEGATIVES_STREAM, self.state.step]).integers(0, len(self.store), self.config.negatives)
-            negatives = torch.from_numpy(drawn).to(self.config.device)
-        loss = float(self.model.step(batch, negatives, learning_rate=self._learning_rate()))
-        self.state.step += 1
-        return loss
+        """One update; returns the mean loss of a query."""
+        state, config = self.state, self.config
+        epoch, place = divmod(state.step, self.steps_per_epoch)
+        positions = np.arange(place * config.batch_size, min((place + 1) * config.batch_size, len(self.triples)))
+        order_seed = int(np.random.SeedSequence([config.seed, ORDER_STREAM, epoch]).generate_state(1, np.uint64)[0] >> 1)
+        rows = permute(positions[self.place.rank :: self.place.world_size], len(self.triples), order_seed)
+        batch = self.triples[rows].astype(np.int64)
+        negatives = np.arange(len(self.store))
+        if config.negatives:
+            negatives = np.unique(np.random.default_rng([config.seed, NEGATIVES_STREAM, state.step]).integers(0, len(self.store), config.negatives))
+        known = self.known_negatives.pairs(batch, negatives) if self.known_negatives else own_answers(batch, negatives)
+        loss = self.model.step(batch, negatives, known, learning_rate=self._learning_rate())
+        if self.place.world_size > 1:
+            dist.all_reduce(loss)
+        state.step += 1
+        return float(loss) / (2 * len(positions))
 
     def _learning_rate(self) -> float:
         total, decay = self.state.total_steps, self.state.total_steps * self.config.decay_share
@@ -170,55 +196,22 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         if self._known is None:
             self._known = known_answers(self.store)
-        tables = {"entity_vectors": self.model.entity_ND, "relation_vectors": self.model.relation_RD}
-        figures = evaluate_vectors(self.valid, **tables, known=self._known, norm=self.config.norm)
+        scorer = Scorer(self.model.table.vectors, entities=len(self.store), norm=self.config.norm, place=self.place)
+        figures = evaluate_scorer(self.valid, scorer, known=self._known)
         if figures["mrr"] > self.state.best_mrr:
             self.state.best_mrr, self.state.worse = figures["mrr"], 0
-            self.best = (self.model.entity_ND.clone(), self.model.relation_RD.clone())
+            self.best = self.model.table.vectors.clone()
         else:
             self.state.worse += 1
         return {"mrr": figures["mrr"], "hits10": figures["hits10"]}
-
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        model = self.model
-        tensors = {
-            "entity": model.entity_ND,
-            "relation": model.relation_RD,
-            "entity_square": model.entity_optimizer.square,
-            "relation_square": model.relation_optimizer.square,
-        }
-        if self.best:
-            tensors |= {"best_entity": self.best[0], "best_relation": self.best[1]}
-        return tensors
 
     def _identity(self) -> str:
         settings = self.config.model_dump(mode="json", exclude={"checkpoint_seconds"})
         return json.dumps({"store": self.store.hash, "triples": len(self.triples), "config": settings}, sort_keys=True)
 
     def _save_checkpoint(self) -> None:
-        metadata = {"identity": self._identity(), "progress": json.dumps(vars(self.state))}
-        with atomic_path(self.checkpoint_path) as temporary:
-            save_file(self._tensors(), temporary, metadata=metadata)
-
-    def _load_checkpoint(self) -> bool:
-        path = self.checkpoint_path
-        if not path.is_file():
-            return False
-        try:
-            with safe_open(path, framework="pt", device=self.config.device) as file:
-                metadata = file.metadata() or {}
-                if metadata.get("identity") != self._identity():
-                    logger.warning("%s belongs to other settings or another graph: starting from the beginning", path)
-                    return False
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-                self.state = Progress(**json.loads(metadata["progress"]))
-            for name, tensor in self._tensors().items():
-                tensor.copy_(tensors[name])
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise DataError(path, f"not a readable checkpoint ({error})", "Delete it to train from the beginning") from error
-        if "best_entity" in tensors:
-            self.best = (tensors["best_entity"], tensors["best_relation"])
-        return True
+        best = {} if self.best is None else {"best": self.best}
+        self.checkpoint.save(self.model.table.tensors() | best, vars(self.state))
 
 
 @contextmanager
@@ -246,26 +239,3 @@ def train_transe(store: EntityStore, config: TransEConfig, *, progress: bool = T
     for name in ("vectors", "relation_vectors", "vectors_manifest"):
         vars(store).pop(name, None)
     return details
-
-
-def plot_curve(history: list[dict[str, float]]) -> bytes | None:
-    """Loss and validation MRR against epochs as a PNG; None (with a warning) where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        logger.warning("no curve is drawn: matplotlib is not installed (pip install matplotlib)")
-        return None
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([entry["epoch"] for entry in history], [entry["loss"] for entry in history], color="tab:blue", label="training loss")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training loss", color="tab:blue")
-    validated = [entry for entry in history if "mrr" in entry]
-    if validated:
-        right = axes.twinx()
-        right.plot([entry["epoch"] for entry in validated], [entry["mrr"] for entry in validated], color="tab:orange", marker="o", markersize=3)
-        right.set_ylabel("validation MRR (filtered)", color="tab:orange")
-    axes.set_title("TransE")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-    return buffer.getvalue()

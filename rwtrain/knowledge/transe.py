@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 
 from rwtrain.config.load import Node
+from rwtrain.knowledge.rows import MIN_SQUARE, Place, RowTable
 
-MIN_SQUARE = 1e-12
+CHUNK_QUERIES = 256
 
 
 class TransEConfig(Node):
@@ -26,8 +28,10 @@ class TransEConfig(Node):
     """1: sum of absolute differences; 2: Euclidean distance."""
     loss: Literal["softmax", "self_adversarial"] = "self_adversarial"
     """softmax: cross-entropy of the true entity against the negatives; self_adversarial: Sun et al. 2019, eq. 5."""
-    negatives: int = Field(256, ge=0)
-    """Entities drawn at random for each batch; 0 compares with every entity ("1-vs-all")."""
+    negatives: int = Field(512, ge=0)
+    """Entities drawn at random for each batch and shared by its queries; 0 compares with every entity ("1-vs-all")."""
+    leave_out_known: bool = True
+    """Do not use a negative against a query with which it makes a training triple. The index for it takes 16 bytes a training triple."""
     scale: float = Field(1.0, gt=0)
     """Distances are multiplied by this before the softmax."""
     margin: float = Field(5.0, gt=0)
@@ -38,8 +42,10 @@ class TransEConfig(Node):
     """softmax: share of the target spread evenly over the negatives."""
     batch_size: int = Field(1024, ge=1)
     """Triples per update; each is used in both directions."""
+    optimizer: Literal["adagrad", "adam"] = "adagrad"
+    """Both touch only the rows of a batch. adagrad keeps one number a row, adam two moments a number (as torch.optim.SparseAdam)."""
     learning_rate: float = Field(0.4, gt=0)
-    """Step of row-wise Adagrad."""
+    """Step of the optimiser; with Adam about a hundred times smaller than with Adagrad."""
     decay_share: float = Field(0.75, ge=0, le=1)
     """Share of the training, at its end, in which the learning rate falls linearly to zero."""
     epochs: int = Field(40, ge=1)
@@ -58,6 +64,8 @@ class TransEConfig(Node):
     """Decides the initial vectors, the order of the triples and the negatives."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, …"""
+    matmul: Literal["float32", "bfloat16"] = "float32"
+    """L2: how matrix products are computed; bfloat16 where the processor multiplies it faster. Vectors stay float32."""
     threads: int = Field(1, ge=1)
     """CPU threads. The matrices of a batch are small: a second thread gains little, and on a busy machine waiting for it costs much."""
 
@@ -65,6 +73,8 @@ class TransEConfig(Node):
     def _check(self) -> TransEConfig:
         if self.loss == "self_adversarial" and self.label_smoothing:
             raise ValueError("label_smoothing has no effect with loss: self_adversarial; remove it or use loss: softmax")
+        if self.norm == 1 and self.matmul != "float32":
+            raise ValueError("matmul has no effect with norm: 1, which multiplies no matrices; remove it or use norm: 2")
         return self
 
 
@@ -73,129 +83,141 @@ def distance(head: torch.Tensor, relation: torch.Tensor, tail: torch.Tensor, *, 
     return torch.linalg.vector_norm(head + relation - tail, ord=norm, dim=-1)
 
 
-def pairwise_distance(query_QD: torch.Tensor, candidate_KD: torch.Tensor, *, norm: int) -> torch.Tensor:
+def pairwise_distance(query_QD: torch.Tensor, candidate_KD: torch.Tensor, *, norm: int, matmul: str = "float32") -> torch.Tensor:
     """Distance of every query to every candidate, [Q, K]; for L2 by one matrix product."""
     if norm == 1:
         return torch.cdist(query_QD, candidate_KD, p=1.0)
-    return pairwise_square(query_QD, candidate_KD).sqrt_()
+    return pairwise_square(query_QD, candidate_KD, matmul=matmul).sqrt_()
 
 
-def pairwise_square(query_QD: torch.Tensor, candidate_KD: torch.Tensor) -> torch.Tensor:
+def pairwise_square(query_QD: torch.Tensor, candidate_KD: torch.Tensor, *, matmul: str = "float32") -> torch.Tensor:
     """Squared Euclidean distances, [Q, K], at least 1e-12."""
-    square_QK = torch.addmm(candidate_KD.square().sum(1).unsqueeze(0), query_QD, candidate_KD.T, alpha=-2.0)
+    square_1K = candidate_KD.square().sum(1).unsqueeze(0)
+    square_QK = torch.add(square_1K, product(query_QD, candidate_KD.T, matmul=matmul), alpha=-2.0)
     return square_QK.add_(query_QD.square().sum(1, keepdim=True)).clamp_(min=MIN_SQUARE)
 
 
+def product(left: torch.Tensor, right: torch.Tensor, *, matmul: str) -> torch.Tensor:
+    """left @ right in float32, its factors and result rounded to bfloat16 if `matmul` says so."""
+    return (left.bfloat16() @ right.bfloat16()).float() if matmul == "bfloat16" else left @ right
+
+
 def pairwise_gradient(
-    query_QD: torch.Tensor, candidate_KD: torch.Tensor, distance_QK: torch.Tensor, weight_QK: torch.Tensor, *, norm: int
+    query_QD: torch.Tensor, candidate_KD: torch.Tensor, distance_QK: torch.Tensor, weight_QK: torch.Tensor, *, norm: int, matmul: str = "float32"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of sum(weight * distance) with respect to queries [Q, D] and candidates [K, D]."""
+    """Gradient of sum(weight * distance) with respect to queries [Q, D] and candidates [K, D]; overwrites the weights."""
     if norm == 1:
         with torch.enable_grad():
             query_QD, candidate_KD = query_QD.detach().requires_grad_(), candidate_KD.detach().requires_grad_()
             gradients = torch.autograd.grad(torch.cdist(query_QD, candidate_KD, p=1.0), (query_QD, candidate_KD), weight_QK)
         return gradients[0], gradients[1]
-    unit_QK = weight_QK / distance_QK
-    query_gradient = query_QD * unit_QK.sum(1, keepdim=True) - unit_QK @ candidate_KD
-    return query_gradient, candidate_KD * unit_QK.sum(0).unsqueeze(1) - unit_QK.T @ query_QD
+    unit_QK = weight_QK.div_(distance_QK)
+    query_gradient = (query_QD * unit_QK.sum(1, keepdim=True)).sub_(product(unit_QK, candidate_KD, matmul=matmul))
+    return query_gradient, (candidate_KD * unit_QK.sum(0).unsqueeze(1)).sub_(product(unit_QK.T, query_QD, matmul=matmul))
 
 
 def loss_and_weights(positive_Q: torch.Tensor, negative_QK: torch.Tensor, *, config: TransEConfig) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The mean loss and its derivative with respect to each distance.
+    """The loss and its derivative with respect to each distance.
 
     Args:
         positive_Q: distance of each query's true triple.
         negative_QK: distances of its negatives; infinity takes an entry out.
 
     Returns:
-        The mean loss, d loss / d positive [Q], d loss / d negative [Q, K], both for the sum over queries.
+        The loss of each query [Q], d loss / d positive [Q], d loss / d negative [Q, K].
     """
     if config.loss == "self_adversarial":
         share_QK = torch.softmax(-config.adversarial_temperature * negative_QK, 1)
         gap_QK = config.margin - negative_QK
         loss_Q = torch.nn.functional.softplus(positive_Q - config.margin) + (share_QK * torch.nn.functional.softplus(gap_QK)).sum(1)
-        return loss_Q.mean(), torch.sigmoid(positive_Q - config.margin), -share_QK * torch.sigmoid(gap_QK)
-    logits = torch.cat([positive_Q.unsqueeze(1), negative_QK], 1).mul_(-config.scale)
-    log_total = torch.logsumexp(logits, 1)
-    loss_Q = log_total - logits[:, 0]
-    logits.sub_(log_total.unsqueeze(1)).exp_()  # probabilities from here on
-    weight_Q, weight_QK = (1 - logits[:, 0]) * config.scale, logits[:, 1:] * -config.scale
+        return loss_Q, torch.sigmoid(positive_Q - config.margin), share_QK.mul_(gap_QK.sigmoid_()).neg_()
+    nearest_Q = torch.minimum(positive_Q, negative_QK.amin(1))  # subtracted, so that the exponentials neither overflow nor all vanish
+    weight_QK = (negative_QK - nearest_Q.unsqueeze(1)).mul_(-config.scale).exp_()
+    positive_share_Q = (nearest_Q - positive_Q).mul_(config.scale).exp_()
+    total_Q = weight_QK.sum(1) + positive_share_Q
+    loss_Q = total_Q.log() + (positive_Q - nearest_Q) * config.scale
+    weight_Q = (1 - positive_share_Q / total_Q) * config.scale
+    weight_QK.mul_((-config.scale / total_Q).unsqueeze(1))
     if config.label_smoothing:
         spread_QK = (config.label_smoothing * config.scale) * negative_QK.isfinite() / negative_QK.shape[1]
         finite_QK = torch.where(negative_QK.isfinite(), negative_QK, 0.0)
         loss_Q = loss_Q + (spread_QK * (finite_QK - positive_Q.unsqueeze(1))).sum(1)
         weight_Q, weight_QK = weight_Q - spread_QK.sum(1), weight_QK + spread_QK
-    return loss_Q.mean(), weight_Q, weight_QK
+    return loss_Q, weight_Q, weight_QK
 
 
-class RowAdagrad:
-    """Adagrad with one accumulator a row: `table[row] -= lr * g / sqrt(sum of mean(g^2))`; touches only the given rows."""
+def query_gradients(
+    query_QD: torch.Tensor, positive_Q: torch.Tensor, candidate_KD: torch.Tensor, known: tuple[np.ndarray, np.ndarray], *, config: TransEConfig
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Loss and gradients of queries against shared candidates, a few queries at a time so that their matrices stay in the cache.
 
-    def __init__(self, table: torch.Tensor) -> None:
-        self.table = table
-        self.square = torch.zeros(len(table), device=table.device)
+    Args:
+        query_QD: where the answers should be.
+        positive_Q: distance of each query's true answer.
+        candidate_KD: vectors of the shared negatives.
+        known: (query, candidate) of pairs that are no negatives, by ascending query.
+        config: how to train.
 
-    def update(self, rows: torch.Tensor, gradient_RD: torch.Tensor, *, learning_rate: float) -> None:
-        """Apply the gradients of `rows`; a row may appear several times, its gradients are added first."""
-        unique, place = torch.unique(rows, return_inverse=True)
-        total_UD = torch.zeros(len(unique), gradient_RD.shape[1], device=gradient_RD.device).index_add_(0, place, gradient_RD)
-        square_U = self.square[unique] + total_UD.square().mean(1)
-        self.square[unique] = square_U
-        self.table.index_add_(0, unique, total_UD * (square_U + MIN_SQUARE).rsqrt().unsqueeze(1), alpha=-learning_rate)
+    Returns:
+        The summed loss, d loss / d positive [Q], d loss / d query [Q, D] and d loss / d candidate [K, D] through the negatives.
+    """
+    device = query_QD.device
+    chunk = CHUNK_QUERIES if device.type == "cpu" else len(query_QD)
+    weight_Q, query_gradient, candidate_gradient = torch.empty_like(positive_Q), torch.empty_like(query_QD), torch.zeros_like(candidate_KD)
+    loss = torch.zeros((), device=device)
+    for start in range(0, len(query_QD), chunk):
+        part = slice(start, min(start + chunk, len(query_QD)))
+        distance_QK = pairwise_distance(query_QD[part], candidate_KD, norm=config.norm, matmul=config.matmul)
+        first, last = np.searchsorted(known[0], (part.start, part.stop))
+        out = (torch.from_numpy(known[0][first:last] - start).to(device), torch.from_numpy(known[1][first:last]).to(device))
+        distance_QK[out] = float("inf")
+        loss_Q, weight_Q[part], weight_QK = loss_and_weights(positive_Q[part], distance_QK, config=config)
+        loss += loss_Q.sum()
+        query_gradient[part], gradient_KD = pairwise_gradient(query_QD[part], candidate_KD, distance_QK, weight_QK, norm=config.norm, matmul=config.matmul)
+        candidate_gradient += gradient_KD
+    return loss, weight_Q, query_gradient, candidate_gradient
 
 
 class TransE:
-    """The vectors, their optimiser state and one training step.
+    """The vectors of a graph and one training step. Relations are the rows behind the entities' in one table.
 
     Args:
         entities: number of entity rows.
         relations: number of relation rows.
         config: how to train.
+        place: this process among the ranks that share the table.
     """
 
-    def __init__(self, *, entities: int, relations: int, config: TransEConfig) -> None:
-        self.config = config
-        generator = torch.Generator().manual_seed(config.seed)
-        spread = config.dimension**-0.5
-        self.entity_ND = (torch.randn(entities, config.dimension, generator=generator) * spread).to(config.device)
-        self.relation_RD = (torch.randn(relations, config.dimension, generator=generator) * spread).to(config.device)
-        self.entity_optimizer, self.relation_optimizer = RowAdagrad(self.entity_ND), RowAdagrad(self.relation_RD)
+    def __init__(self, *, entities: int, relations: int, config: TransEConfig, place: Place | None = None) -> None:
+        self.entities, self.relations, self.config = entities, relations, config
+        self.device = torch.device(config.device)
+        self.table = RowTable(entities + relations, config.dimension, seed=config.seed, optimizer=config.optimizer, place=place or Place(), device=self.device)
+        self.steps = 0
 
     @torch.no_grad()
-    def step(self, triples_B3: torch.Tensor, negatives_K: torch.Tensor | None, *, learning_rate: float) -> torch.Tensor:
-        """Train on one batch; return its mean loss.
+    def step(self, batch_B3: np.ndarray, negatives_K: np.ndarray, known: tuple[np.ndarray, np.ndarray], *, learning_rate: float) -> torch.Tensor:
+        """Train on one batch; return the loss summed over its queries.
 
         Args:
-            triples_B3: int64 rows (head, relation, tail).
-            negatives_K: int64 entity rows, or None for all of them.
+            batch_B3: int64 rows (head, relation, tail); with several ranks, this rank's part of the batch.
+            negatives_K: int64 entity rows; with several ranks the same on all.
+            known: (query, place in `negatives_K`) of negatives to leave out, as `KnownNegatives.pairs` gives them.
             learning_rate: of this step.
         """
-        norm, rows_B, relation_B, tail_B = self.config.norm, triples_B3[:, 0], triples_B3[:, 1], triples_B3[:, 2]
-        head_BD, relation_BD, tail_BD = self.entity_ND[rows_B], self.relation_RD[relation_B], self.entity_ND[tail_B]
-        candidate_KD = self.entity_ND if negatives_K is None else self.entity_ND[negatives_K]
-        query_QD = torch.cat([head_BD + relation_BD, tail_BD - relation_BD])
-        answer_Q = torch.cat([tail_B, rows_B])
-        distance_QK = pairwise_distance(query_QD, candidate_KD, norm=norm)
-        masked_QK = distance_QK.masked_fill(self._is_answer(answer_Q, negatives_K), float("inf"))
+        count, norm = len(batch_B3), self.config.norm
+        named = np.concatenate([batch_B3[:, 0], batch_B3[:, 2], negatives_K, batch_B3[:, 1] + self.entities])
+        rows_U, place = (torch.from_numpy(array).to(self.device) for array in np.unique(named, return_inverse=True))
+        vectors_UD, request = self.table.gather(rows_U)
+        head_BD, tail_BD, candidate_KD, relation_BD = vectors_UD[place].split([count, count, len(negatives_K), count])
         difference_BD = head_BD + relation_BD - tail_BD
         positive_B = torch.linalg.vector_norm(difference_BD, ord=norm, dim=1).clamp_(min=MIN_SQUARE**0.5)
-        loss, weight_Q, weight_QK = loss_and_weights(positive_B.repeat(2), masked_QK, config=self.config)
-        query_gradient, candidate_gradient = pairwise_gradient(query_QD, candidate_KD, distance_QK, weight_QK, norm=norm)
+        query_QD = torch.cat([head_BD + relation_BD, tail_BD - relation_BD])
+        loss, weight_Q, query_gradient, candidate_gradient = query_gradients(query_QD, positive_B.repeat(2), candidate_KD, known, config=self.config)
         direction_BD = difference_BD.sign() if norm == 1 else difference_BD / positive_B.unsqueeze(1)
         positive_gradient = direction_BD * weight_Q.view(2, -1).sum(0).unsqueeze(1)
         tail_query, head_query = query_gradient.chunk(2)
-        candidates = torch.arange(len(self.entity_ND), device=rows_B.device) if negatives_K is None else negatives_K
-        self.entity_optimizer.update(
-            torch.cat([rows_B, tail_B, candidates]),
-            torch.cat([positive_gradient + tail_query, head_query - positive_gradient, candidate_gradient]),
-            learning_rate=learning_rate,
-        )
-        self.relation_optimizer.update(relation_B, positive_gradient + tail_query - head_query, learning_rate=learning_rate)
+        gradient = torch.cat([positive_gradient + tail_query, head_query - positive_gradient, candidate_gradient, positive_gradient + tail_query - head_query])
+        gradient_UD = torch.zeros_like(vectors_UD).index_add_(0, place, gradient)
+        self.steps += 1
+        self.table.update(request, gradient_UD, learning_rate=learning_rate, step=self.steps)
         return loss
-
-    def _is_answer(self, answer_Q: torch.Tensor, negatives_K: torch.Tensor | None) -> torch.Tensor:
-        """Where a negative is the query's own true entity, [Q, K] bool."""
-        if negatives_K is not None:
-            return answer_Q.unsqueeze(1) == negatives_K.unsqueeze(0)
-        answers_QN = torch.zeros(len(answer_Q), len(self.entity_ND), dtype=torch.bool, device=answer_Q.device)
-        return answers_QN.scatter_(1, answer_Q.unsqueeze(1), True)

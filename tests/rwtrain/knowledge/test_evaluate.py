@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from rwtrain.errors import DataError
-from rwtrain.knowledge.evaluate import KnownAnswers, evaluate_link_prediction, evaluate_vectors
+from rwtrain.knowledge.evaluate import KnownAnswers, evaluate_link_prediction, evaluate_vectors, relation_categories
 from rwtrain.knowledge.store import EntityStore
 from rwtrain.knowledge.writing import write_vectors
 
@@ -26,17 +28,44 @@ def brute_force_ranks(triples: np.ndarray, everything: set, entity: np.ndarray, 
     return ranks
 
 
+def plain_category(relation: int, everything: set) -> str:
+    """Bordes et al. 2013: a side is N if a pair of the relation and the other side's entity has 1.5 entities or more on average."""
+    tails, heads = Counter(h for h, r, _ in everything if r == relation), Counter(t for _, r, t in everything if r == relation)
+    one_or_many = ["N" if sum(counts.values()) / len(counts) >= 1.5 else "1" for counts in (heads, tails)]
+    return "-".join(one_or_many)
+
+
+def test_relations_fall_into_the_four_categories() -> None:
+    one_to_one = [(0, 0, 1), (2, 0, 3)]
+    one_to_many = [(0, 1, tail) for tail in range(1, 4)]
+    many_to_one = [(head, 2, 0) for head in range(1, 4)]
+    many_to_many = [(head, 3, tail) for head in range(3) for tail in range(3)]
+    exactly_half = [(0, 4, 1), (0, 4, 2), (3, 4, 4)]  # 3 tails for 2 heads: 1.5, which counts as many
+    triples = one_to_one + one_to_many + many_to_one + many_to_many + exactly_half
+    repeated = np.array(triples + one_to_one)  # a triple that stands in two splits counts once
+    assert relation_categories(repeated, relations=6).tolist() == ["1-1", "1-N", "N-1", "N-N", "1-N", "1-1"]
+    assert [plain_category(relation, set(triples)) for relation in range(5)] == ["1-1", "1-N", "N-1", "N-N", "1-N"]
+
+
 @pytest.mark.parametrize("norm", [1, 2])
 def test_figures_agree_with_brute_force_on_a_graph_full_of_ties(norm: int) -> None:
     draw = np.random.default_rng(norm)
     entity = draw.integers(-2, 3, (40, 3)).astype(np.float32)  # whole numbers: exact in float32, with many equal distances
     relation = draw.integers(-1, 2, (3, 3)).astype(np.float32)
-    triples = np.unique(np.stack([draw.integers(0, 40, 300), draw.integers(0, 3, 300), draw.integers(0, 40, 300)], 1), axis=0).astype(np.int32)
+    draws = [(draw.integers(0, 40, 300), 0, draw.integers(0, 40, 300)), (np.arange(40), 1, np.arange(40) // 4), (np.arange(20), 2, 2 * np.arange(20))]
+    triples = np.unique(np.concatenate([np.stack(np.broadcast_arrays(*parts), 1) for parts in draws]), axis=0).astype(np.int32)
     test = triples[::7]
     figures = evaluate_vectors(test, entity_vectors=entity, relation_vectors=relation, known=KnownAnswers(triples, relations=3), norm=norm)
     everything = set(map(tuple, triples.tolist()))
     expected = {name: np.array(brute_force_ranks(test, everything, entity, relation, norm, tails=name == "tail")) for name in ("head", "tail")}
     expected["both"] = np.concatenate([expected["head"], expected["tail"]])
+    kinds = np.array([plain_category(relation, everything) for relation in test[:, 1].tolist()])
+    for kind, found in figures["categories"].items():
+        assert found["triples"] == (kinds == kind).sum()
+        for name in ("head", "tail"):
+            assert found[name]["mrr"] == pytest.approx((1 / expected[name][kinds == kind]).mean())
+            assert found[name]["hits10"] == pytest.approx((expected[name][kinds == kind] <= 10).mean())
+    assert set(figures["categories"]) == set(kinds)
     for name, ranks in expected.items():
         found = figures if name == "both" else figures[name]
         assert found["mrr"] == pytest.approx((1 / ranks).mean())

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from rwtrain.errors import ConfigError, DataError
+from rwtrain.knowledge.checkpoint import CHECKPOINT, LATEST
 from rwtrain.knowledge.evaluate import evaluate_link_prediction
 from rwtrain.knowledge.store import EntityStore
-from rwtrain.knowledge.training import CHECKPOINT, train_transe
+from rwtrain.knowledge.training import Trainer, train_transe
 from rwtrain.knowledge.transe import TransEConfig
 from rwtrain.knowledge.writing import Rejects, entity_batch, write_store
 
@@ -52,12 +53,12 @@ def test_killed_and_resumed_run_gives_the_same_vectors(grid: Path, tmp_path: Pat
     code = (
         "import sys, torch; torch.set_num_threads(1)\n"
         "from rwtrain.knowledge.store import EntityStore\nfrom rwtrain.knowledge.transe import TransEConfig\n"
-        "from rwtrain.knowledge.training import train_transe\n"
+        "from rwtrain.knowledge.training import Trainer, train_transe\n"
         f"train_transe(EntityStore.open(sys.argv[1]), TransEConfig(**{settings!r}), progress=False)"
     )
     command = [sys.executable, "-c", code, str(grid)]
     process = subprocess.Popen(command)
-    while not (grid / CHECKPOINT).exists():
+    while not (grid / CHECKPOINT / LATEST).exists():
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
@@ -74,9 +75,13 @@ def test_killed_and_resumed_run_gives_the_same_vectors(grid: Path, tmp_path: Pat
 
 
 def test_a_damaged_checkpoint_is_named(grid: Path) -> None:
-    (grid / CHECKPOINT).write_bytes(b"\0" * 100)
-    with pytest.raises(DataError, match=rf"{CHECKPOINT}: not a readable checkpoint"):
-        train_transe(EntityStore.open(grid), TransEConfig(**SETTINGS), progress=False)
+    store = EntityStore.open(grid)
+    trainer = Trainer(store, TransEConfig(**SETTINGS), progress=False)
+    trainer.checkpoint.save(trainer.model.table.tensors(), vars(trainer.state))
+    part = grid / CHECKPOINT / "step-0" / "rank-0-of-1.safetensors"
+    part.write_bytes(part.read_bytes()[:-100])
+    with pytest.raises(DataError, match=rf"{CHECKPOINT}/step-0: not a readable checkpoint"):
+        train_transe(store, TransEConfig(**SETTINGS), progress=False)
 
 
 def test_early_stopping_keeps_the_best_vectors(grid: Path) -> None:

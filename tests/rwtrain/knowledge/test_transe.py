@@ -6,6 +6,7 @@ import torch
 
 from rwtrain.config.load import load_config
 from rwtrain.errors import ConfigError
+from rwtrain.knowledge.negatives import own_answers
 from rwtrain.knowledge.transe import TransE, TransEConfig, distance, pairwise_distance
 
 DRAW = np.random.default_rng(5)
@@ -58,30 +59,73 @@ def reference_loss(entity: torch.Tensor, relation: torch.Tensor, triples: np.nda
 def test_a_step_follows_the_gradient_of_the_plain_loss(norm: int, negatives: int, settings: dict) -> None:
     config = TransEConfig(dimension=6, norm=norm, negatives=negatives, learning_rate=0.1, seed=3, **settings)
     model = TransE(entities=9, relations=2, config=config)
-    entity = model.entity_ND.double().requires_grad_()
-    relation = model.relation_RD.double().requires_grad_()
+    before = model.table.vectors.clone()
+    entity = before[:9].double().requires_grad_()
+    relation = before[9:].double().requires_grad_()
     triples = np.array([[0, 0, 1], [1, 1, 2], [0, 0, 3], [4, 1, 4]])
-    drawn = [3, 5, 6, 3, 1]
-    loss = reference_loss(entity, relation, triples, drawn if negatives else list(range(9)), config)
+    drawn = np.array([1, 3, 5, 6]) if negatives else np.arange(9)
+    loss = reference_loss(entity, relation, triples, drawn.tolist(), config)
     loss.backward()
-    before_entity, before_relation = model.entity_ND.clone(), model.relation_RD.clone()
-    found = model.step(torch.from_numpy(triples), torch.tensor(drawn) if negatives else None, learning_rate=0.1)
-    np.testing.assert_allclose(float(found), float(loss.detach()) / 8, rtol=1e-5)
-    for before, after, gradient in ((before_entity, model.entity_ND, entity.grad), (before_relation, model.relation_RD, relation.grad)):
-        step = 0.1 * gradient / (gradient.square().mean(1, keepdim=True) + 1e-12).sqrt()
-        np.testing.assert_allclose(after, (before.double() - step).detach(), atol=2e-4)
+    found = model.step(triples, drawn, own_answers(triples, drawn), learning_rate=0.1)
+    np.testing.assert_allclose(float(found), float(loss.detach()), rtol=1e-5)
+    gradient = torch.cat([entity.grad, relation.grad])
+    step = 0.1 * gradient / (gradient.square().mean(1, keepdim=True) + 1e-12).sqrt()
+    np.testing.assert_allclose(model.table.vectors, (before.double() - step).detach(), atol=2e-4)
+
+
+def test_adam_moves_rows_as_torchs_sparse_adam_does() -> None:
+    config = TransEConfig(dimension=5, optimizer="adam", loss="softmax")
+    model = TransE(entities=9, relations=2, config=config)
+    parameter = torch.nn.Parameter(model.table.vectors.clone())
+    optimizer = torch.optim.SparseAdam([parameter], lr=0.01)
+    for triples, drawn in (([[0, 0, 1], [1, 1, 2]], [3, 5]), ([[0, 0, 7]], [1, 3, 8]), ([[0, 1, 1]], [5])):
+        batch, negatives = np.array(triples), np.array(drawn)
+        loss = reference_loss(parameter[:9].double(), parameter[9:].double(), batch, drawn, config)
+        (dense,) = torch.autograd.grad(loss, parameter)
+        parameter.grad = dense.to_sparse(1)
+        optimizer.step()
+        model.step(batch, negatives, own_answers(batch, negatives), learning_rate=0.01)
+        np.testing.assert_allclose(model.table.vectors, parameter.detach(), atol=2e-6)
+
+
+def test_products_in_bfloat16_follow_float32() -> None:
+    steps = {}
+    for matmul in ("float32", "bfloat16"):
+        model = TransE(entities=300, relations=4, config=TransEConfig(dimension=64, matmul=matmul, optimizer="adam"))
+        before = model.table.vectors.clone()
+        triples, negatives = np.random.default_rng(0).integers(0, (300, 4, 300), (200, 3)), np.arange(0, 300, 2)
+        model.step(triples, negatives, own_answers(triples, negatives), learning_rate=1.0)
+        steps[matmul] = (model.table.state["first"] * 10, before)
+    exact, rounded = steps["float32"][0], steps["bfloat16"][0]
+    assert 0 < torch.linalg.norm(exact - rounded) < 0.02 * torch.linalg.norm(exact)
 
 
 def test_rows_outside_the_batch_are_not_touched() -> None:
     model = TransE(entities=50, relations=4, config=TransEConfig(dimension=4))
-    before = model.entity_ND.clone()
-    model.step(torch.tensor([[1, 2, 3]]), torch.tensor([7, 9]), learning_rate=0.1)
-    changed = (model.entity_ND != before).any(1).nonzero().flatten().tolist()
-    assert changed == [1, 3, 7, 9]
+    before = model.table.vectors.clone()
+    model.step(np.array([[1, 2, 3]]), np.array([7, 9]), (np.zeros(0, int), np.zeros(0, int)), learning_rate=0.1)
+    changed = (model.table.vectors != before).any(1).nonzero().flatten().tolist()
+    assert changed == [1, 3, 7, 9, 50 + 2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("norm", [1, 2])
+def test_a_step_on_the_gpu_equals_one_on_the_cpu(norm: int) -> None:
+    draw = np.random.default_rng(0)
+    triples, negatives = draw.integers(0, (300, 4, 300), (200, 3)), np.arange(0, 300, 3)
+    found = {}
+    for device in ("cpu", "cuda"):
+        model = TransE(entities=300, relations=4, config=TransEConfig(dimension=32, norm=norm, device=device))
+        for _ in range(3):
+            model.step(triples, negatives, own_answers(triples, negatives), learning_rate=0.1)
+        found[device] = model.table.vectors.cpu()
+    np.testing.assert_allclose(found["cuda"], found["cpu"], atol=1e-3)
 
 
 def test_settings_without_effect_are_refused() -> None:
     with pytest.raises(ConfigError, match="label_smoothing has no effect"):
         load_config(TransEConfig, None, ["loss=self_adversarial", "label_smoothing=0.1"])
+    with pytest.raises(ConfigError, match="matmul has no effect with norm: 1"):
+        load_config(TransEConfig, None, ["norm=1", "matmul=bfloat16"])
     with pytest.raises(ConfigError, match="did you mean `dimension`"):
         load_config(TransEConfig, None, ["dimensions=3"])
