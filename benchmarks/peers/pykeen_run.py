@@ -1,8 +1,9 @@
 """PyKEEN's TransE on a folder of triple arrays: training speed, quality over time and evaluation speed, in CPU-seconds on one thread.
 
-    pykeen_run.py FOLDER DIMENSION CPU_SECONDS NEGATIVES SPEED_NEGATIVES SPEED_TRIPLES TEST_TRIPLES
+    pykeen_run.py FOLDER DIMENSION CPU_SECONDS NEGATIVES SPEED_NEGATIVES SPEED_TRIPLES VALID_TRIPLES TEST_TRIPLES
 
-Quality: CPU_SECONDS of training with NEGATIVES a triple. Speed: one pass over SPEED_TRIPLES with SPEED_NEGATIVES a triple.
+Quality: CPU_SECONDS of training with NEGATIVES a triple, the first VALID_TRIPLES validation triples ranked after each epoch.
+Speed: one pass over SPEED_TRIPLES with SPEED_NEGATIVES a triple.
 
 FOLDER holds counts.json ({"entities", "relations"}) and train.npy, valid.npy, test.npy of (head, relation, tail) rows.
 """
@@ -42,7 +43,7 @@ def make_loop(triples: torch.Tensor, counts: dict[str, int], *, dimension: int, 
 
 def main() -> None:
     folder, numbers = Path(sys.argv[1]), [float(text) for text in sys.argv[2:]]
-    dimension, budget, negatives, speed_negatives, speed_triples, tested = numbers
+    dimension, budget, negatives, speed_negatives, speed_triples, validated, tested = numbers
     torch.set_num_threads(1)
     torch.manual_seed(0)
     counts = json.loads((folder / "counts.json").read_text())
@@ -52,14 +53,16 @@ def main() -> None:
     loop.train(factory, num_epochs=1, batch_size=1024, use_tqdm=False)
     speed = len(factory.mapped_triples) / (time.process_time() - started)
     loop, factory = make_loop(splits["train"], counts, dimension=int(dimension), negatives=int(negatives))
-    seconds, epochs = 0.0, 0
+    known = [splits["train"], splits["valid"], splits["test"]]
+    seconds, epochs, curve = 0.0, 0, []
     while seconds < budget:
         started = time.process_time()
         loop.train(factory, num_epochs=epochs + 1, batch_size=1024, use_tqdm=False, continue_training=epochs > 0)
         seconds, epochs = seconds + time.process_time() - started, epochs + 1
+        curve.append((seconds, evaluate(loop.model, splits["valid"][: int(validated)], known)[0]["mrr"]))
     test = splits["test"][: int(tested)]
-    figures, eval_seconds = evaluate(loop.model, test, [splits["train"], splits["valid"]])
-    print(json.dumps({**figures, "triples_per_s": speed, "evaluated_per_s": len(test) / eval_seconds, "epochs": epochs, "seconds": seconds}))
+    figures, eval_seconds = evaluate(loop.model, test, known)
+    print(json.dumps({**figures, "triples_per_s": speed, "evaluated_per_s": len(test) / eval_seconds, "epochs": epochs, "seconds": seconds, "curve": curve}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +74,44 @@ def test_killed_and_resumed_run_gives_the_same_vectors(grid: Path, tmp_path: Pat
     (grid / "transe").rmdir()
     subprocess.run(command, check=True)
     assert np.array_equal(np.array(EntityStore.open(grid).vectors), resumed)
+
+
+def train_by_command(store: Path, settings: dict, *, processes: int) -> subprocess.Popen[bytes]:
+    arguments = [f"--set={key}={value}" for key, value in settings.items()]
+    return subprocess.Popen([sys.executable, "-m", "rwtrain.cli", "kg", "train", str(store), "--processes", str(processes), *arguments])
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+def test_ranks_that_share_the_rows_train_as_one_process(grid: Path, tmp_path: Path, optimizer: str) -> None:
+    settings = SETTINGS | {"epochs": 4, "evaluate_every": 2, "optimizer": optimizer, "learning_rate": 0.05}
+    alone = train_transe(EntityStore.open(grid), TransEConfig(**settings), progress=False)
+    shutil.copytree(grid, tmp_path / "shared", ignore=shutil.ignore_patterns("transe"))
+    assert train_by_command(tmp_path / "shared", settings, processes=2).wait() == 0
+    shared = EntityStore.open(tmp_path / "shared")
+    for one, other in zip(alone["history"], shared.vectors_manifest["history"], strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert other.get("mrr", 0) == pytest.approx(one.get("mrr", 0), rel=1e-2)
+    np.testing.assert_allclose(shared.vectors, EntityStore.open(grid).vectors, atol=1e-4)
+    np.testing.assert_allclose(shared.relation_vectors, EntityStore.open(grid).relation_vectors, atol=1e-4)
+    assert sorted(path.name for path in shared.folder.iterdir()) == sorted(path.name for path in grid.iterdir())
+
+
+def test_a_killed_job_of_two_ranks_goes_on_in_one_process(grid: Path, tmp_path: Path) -> None:
+    settings = SETTINGS | {"epochs": 40, "evaluate_every": 0, "learning_rate": 0.02, "optimizer": "adam"}
+    train_transe(EntityStore.open(grid), TransEConfig(**settings), progress=False)
+    shutil.copytree(grid, tmp_path / "killed", ignore=shutil.ignore_patterns("transe"))
+    job = train_by_command(tmp_path / "killed", settings, processes=2)
+    latest = tmp_path / "killed" / CHECKPOINT / LATEST
+    while not latest.exists():
+        assert job.poll() is None, "the job ended before it could be killed"
+        time.sleep(0.002)
+    for child in subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True).stdout.split():
+        os.kill(int(child), signal.SIGKILL)
+    assert job.wait() == 128 + signal.SIGKILL
+    assert json.loads(latest.read_text())["ranks"] == 2
+    resumed = train_transe(EntityStore.open(tmp_path / "killed"), TransEConfig(**settings), progress=False)
+    assert resumed["steps"] == 40 * 14
+    np.testing.assert_allclose(EntityStore.open(tmp_path / "killed").vectors, EntityStore.open(grid).vectors, atol=2e-3)
 
 
 def test_a_damaged_checkpoint_is_named(grid: Path) -> None:
