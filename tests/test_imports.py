@@ -16,7 +16,7 @@ FORBIDDEN = {
     "rwtrain/model": ("rwtrain.", "data_prep", "launch"),
     "rwtrain/config": ("rwtrain.data", "rwtrain.train", "rwtrain.export", "rwtrain.evaluate", "rwtrain.knowledge", "data_prep", "launch"),
     "rwtrain/data": ("rwtrain.train", "rwtrain.export", "rwtrain.evaluate", "rwtrain.objectives", "data_prep", "launch"),
-    "rwtrain/knowledge": ("rwtrain.train", "rwtrain.export", "rwtrain.evaluate", "rwtrain.objectives", "data_prep", "launch"),
+    "rwtrain/knowledge": ("rwtrain.train", "rwtrain.export", "rwtrain.evaluate", "rwtrain.objectives", "data_prep"),
     "rwtrain/objectives": ("rwtrain.train", "rwtrain.export", "rwtrain.evaluate", "data_prep", "launch"),
     "rwtrain/train": ("rwtrain.export", "rwtrain.evaluate", "data_prep"),
     "data_prep": ("rwtrain.train", "rwtrain.export", "rwtrain.evaluate", "rwtrain.objectives"),
