@@ -122,6 +122,8 @@ class ObjectivesConfig(Node):
     """InfoNCE over the whole batch, or SigLIP's sigmoid, which judges every pair alone."""
     entity_alignment: NonNegativeFloat = 0.1
     """InfoNCE between mention states and withheld entity vectors."""
+    gradient_caching: bool = True
+    """With accumulation, contrast the whole global batch instead of each micro-batch alone: exact, for one more forward pass."""
 
 
 class OptimizerConfig(Node):

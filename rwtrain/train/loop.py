@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class Trainer:
         self.loader = make_loader(config, inputs, rank=ranks.rank, world_size=ranks.world_size)
         replicas = ranks.world_size * config.batch.accumulation
         self.task = PretrainingTask(self.loader.recipe, config.objectives, replicas=replicas)
+        self.caching = config.objectives.gradient_caching and config.batch.accumulation > 1 and self.task.contrasts
         self.engine = build_engine(
             model_config(config, inputs),
             config.optimizer,
@@ -111,8 +113,9 @@ class Trainer:
         torch.manual_seed(self.config.seed * 1_000_003 + self.step * self.ranks.world_size + self.ranks.rank)
         counts = self.ranks.total(torch.stack([self.task.counts(batch) for batch in micro_batches]).sum(0))
         outputs = []
-        for batch in micro_batches:
-            output = self.task(self.engine, self._to_device(batch), counts)
+        cached = self.task.cache(self.engine, [self._to_device(batch) for batch in micro_batches], counts) if self.caching else []
+        for batch, known in itertools.zip_longest(micro_batches, cached):
+            output = self.task(self.engine, self._to_device(batch), counts, known)
             self.engine.backward(output.total)
             self.engine.step()
             outputs.append(output)
