@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from rwtrain.config.schema import ObjectivesConfig
 from rwtrain.data.recipe import Batch, Recipe
-from rwtrain.model.heads_refinedweb import RefinedWebPreTrainingOutput
 from rwtrain.objectives.contrastive import entity_info_nce, paired_info_nce, sigmoid_contrast, two_view_info_nce
 
 TOKEN_LOSSES = {"language_modelling": "text", "masked_modelling": "masked", "captioning": "image"}  # loss -> row kind
@@ -111,7 +111,8 @@ class PretrainingTask:
         if cached is None:
             contrast, sums = self._contrast(features, [self._targets(batch)], factors)
         else:
-            contrast, sums = sum((features[name] * grad).sum() for name, grad in cached.gradients.items()), cached.sums
+            sums = cached.sums
+            contrast = torch.stack([(features[name] * grad).sum() for name, grad in cached.gradients.items()]).sum()
         scales = {name.removesuffix("_scale"): value.detach() for name, value in features.items() if name.endswith("_scale")}
         return TaskOutput(
             total=out.token_loss + contrast,
@@ -124,7 +125,7 @@ class PretrainingTask:
         """What the sum of each loss over items is multiplied by."""
         return [weight * self.replicas / max(float(count), 1.0) for weight, count in zip(self.weights, counts, strict=True)]
 
-    def _read(self, model: torch.nn.Module, batch: Batch, factors: list[float]) -> RefinedWebPreTrainingOutput:
+    def _read(self, model: torch.nn.Module, batch: Batch, factors: list[float]) -> Any:
         recipe = self.recipe
         label_weights = torch.zeros(batch.labels.shape, device=batch.labels.device)
         for index, kind in enumerate(TOKEN_LOSSES.values()):
@@ -145,8 +146,8 @@ class PretrainingTask:
             query_positions=batch.query_positions if knowledge else None,
         )
 
-    def _features(self, out: RefinedWebPreTrainingOutput) -> dict[str, torch.Tensor]:
-        """What the contrasts compare, by name; `SCALARS` are the model's, the others have a row for each item of the micro-batch."""
+    def _features(self, out: Any) -> dict[str, torch.Tensor]:
+        """What the contrasts compare in a `RefinedWebPreTrainingOutput`, by name; all but the `SCALARS` have a row for each item."""
         recipe = self.recipe
         first, second, captions, pictures = out.embeddings.split([recipe.pairs, recipe.pairs, recipe.images, recipe.images])
         features = {"first": first, "second": second, "text_scale": out.text_scale}

@@ -13,7 +13,7 @@ import yaml
 
 from rwtrain.errors import DataError
 from rwtrain.train import checkpoint
-from tests.rwtrain.train.runs import compare, losses, start, train, wait_for_step
+from tests.rwtrain.train.runs import compare, lines, losses, start, train, wait_for_step
 
 STEPS = 30
 
@@ -28,10 +28,6 @@ def command(folder: Path, settings: dict, *, processes: int, **changes: object) 
 def settings(train_settings: dict) -> dict:
     """A learning rate that does not depend on the number of steps, so that a shorter run has the reference's first losses."""
     return {**train_settings, "optimizer": {**train_settings["optimizer"], "schedule": "constant"}}
-
-
-def figures(folder: Path, key: str) -> list[float]:
-    return [json.loads(text)[key] for text in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +71,7 @@ def test_accumulation_and_ranks_are_the_same_global_batch(tmp_path: Path, settin
         folder = tmp_path / f"{processes}x{accumulation}"
         batch = {**settings["batch"], "accumulation": accumulation} | {f"{kind}_rows": 4 for kind in ("text", "masked", "pair", "image")}
         train(folder, settings, processes=processes, steps=4, batch=batch, engine={"overlays": ["zero3", "fp32"]})
-        found[processes, accumulation] = {**losses(folder)}, figures(folder, "grad_norm")
+        found[processes, accumulation] = {**losses(folder)}, [line["grad_norm"] for line in lines(folder).values()]
     expected_losses, expected_norms = found[4, 1]
     for run_losses, norms in found.values():
         compare(run_losses, expected_losses, relative=1e-5)
