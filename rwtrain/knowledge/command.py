@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   rwtrain kg train runs/kg --minutes 10 --set dimension=256
   rwtrain kg train runs/kg --processes 2
   rwtrain kg show runs/kg Q76
+  rwtrain kg plot runs/kg --out space.png
   rwtrain kg linker runs/kg --out runs/linker"""
 
 
@@ -37,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_anchors(actions.add_parser("anchors", help="count what links in Wikipedia dumps call the entities"))
     _configure_train(actions.add_parser("train", help="train TransE vectors and put them into the store"))
     _configure_show(actions.add_parser("show", help="an entity, its neighbours in the graph and the nearest in vector space"))
+    _configure_plot(actions.add_parser("plot", help="draw the vector space, coloured by type"))
     _configure_linker(actions.add_parser("linker", help="write the table that links text to the store's entities"))
 
 
@@ -93,11 +95,29 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_train)
 
 
+SHOW_EXAMPLES = """examples:
+  rwtrain kg show runs/kg "Barack Obama"
+  rwtrain kg show runs/kg Q76 --count 30
+  rwtrain kg show runs/kg /m/02mjmr"""
+PLOT_EXAMPLES = """examples:
+  rwtrain kg plot runs/kg --out space.png
+  rwtrain kg plot runs/kg --out space.html --entities 5000"""
+
+
 def _configure_show(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, SHOW_EXAMPLES
     parser.add_argument("store", type=Path, metavar="STORE")
-    parser.add_argument("entity", metavar="ENTITY", help="its id in the graph, its Wikidata id, or its exact name")
-    parser.add_argument("--count", type=int, default=10, help="how many neighbours to print (default 10)")
+    parser.add_argument("entity", metavar="ENTITY", help="its id in the graph, its Wikidata id, or its label or alias in full")
+    parser.add_argument("--count", type=int, default=10, help="how many relations and nearest entities to print (default 10)")
     parser.set_defaults(run=run_show)
+
+
+def _configure_plot(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, PLOT_EXAMPLES
+    parser.add_argument("store", type=Path, metavar="STORE", help="a store with vectors")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png (needs matplotlib), or an .html that names the entities")
+    parser.add_argument("--entities", type=int, default=20_000, metavar="N", help="draw the N most popular ones (default 20000)")
+    parser.set_defaults(run=run_plot)
 
 
 def _configure_linker(parser: argparse.ArgumentParser) -> None:
@@ -207,6 +227,16 @@ def run_show(options: argparse.Namespace) -> None:
     from rwtrain.knowledge.show import entity_card
 
     print(entity_card(EntityStore.open(options.store), options.entity, count=options.count))
+
+
+def run_plot(options: argparse.Namespace) -> None:
+    """Draw the vectors."""
+    from rwtrain.knowledge.plot import plot_store
+
+    if options.entities < 3:
+        raise RWTrainError(f"--entities {options.entities}: give at least 3.")
+    counts = plot_store(EntityStore.open(options.store), options.out, entities=options.entities)
+    print(f"{options.out}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
 
 
 def run_linker(options: argparse.Namespace) -> None:

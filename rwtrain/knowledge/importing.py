@@ -69,6 +69,7 @@ def import_sources(
         DataError: a source cannot be read, or holds no entity; or something else stands at `out`.
     """
     refuse_occupied(out)
+    _remove_leftovers(out)
     workers = workers or len(os.sched_getaffinity(0))
     paths = [source.path for source in sources] + ([extra[0]] if extra else [])
     folder = out.with_name(f".{out.name}.import")
@@ -109,6 +110,14 @@ def import_sources(
     )
     shutil.rmtree(folder)
     return manifest
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove stores that killed imports did not complete."""
+    for path in out.parent.glob(f".{out.name}.*.tmp"):
+        owner = path.name.split(".")[-2]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _once(path: Path, compute: Callable[[], dict[str, int]]) -> dict[str, int]:

@@ -47,8 +47,7 @@ class Part:
         self.dropped: Counter[str] = Counter()
         self.redirects: list[tuple[str, str]] = []
         self._ids: dict[str, int] = {}
-        self._defined: dict[int, int] = {}
-        self._mentioned: set[int] = set()
+        self._makes: dict[int, int] = {}  # ids that make entities, in the order in which they do, and the lines of their records
         self._relations: dict[str, int] = {}
         self._links = array("i")
         self._link_lines = array("q")
@@ -66,15 +65,15 @@ class Part:
     def mention(self, name: str) -> int:
         """Number of an id that is an entity because a triple names it."""
         number = self.number(name)
-        self._mentioned.add(number)
+        self._makes.setdefault(number, 0)
         return number
 
     def define(self, name: str, line: int) -> int | None:
         """Number of an entity that has a record of its own; None if the part already has a record of it."""
         number = self.number(name)
-        if number in self._defined:
+        if number in self._makes:
             return None
-        self._defined[number] = line
+        self._makes[number] = line
         return number
 
     def link(self, head: int, relation: str, tail: int, line: int) -> None:
@@ -89,23 +88,27 @@ class Part:
 
     def save(self, prefix: Path) -> None:
         """Write the part's files, the JSON file last."""
-        names = list(self._ids)
+        makes = np.fromiter(self._makes, np.int64, len(self._makes))
+        by_mention = list(self._ids)
+        rest = np.ones(len(by_mention), bool)
+        rest[makes] = False
+        old = np.concatenate([makes, np.flatnonzero(rest)])  # ids that make entities come first, so that rows do not depend on where parts begin
+        new = np.empty(len(old), np.int32)
+        new[old] = np.arange(len(old), dtype=np.int32)
+        names = [by_mention[number] for number in old.tolist()]
         hashes = hash_ids(names)
-        defines = np.zeros(len(names), bool)
-        defines[np.fromiter(self._mentioned, np.int64, len(self._mentioned))] = True
-        lines = np.zeros(len(names), np.int64)
-        defined = np.fromiter(self._defined, np.int64, len(self._defined))
-        defines[defined] = True
-        lines[defined] = np.fromiter(self._defined.values(), np.int64, len(self._defined))
-        order = np.argsort(hashes, kind="stable")
-        texts = pa.array(names, pa.string()).take(pa.array(order, mask=~defines[order]))
-        ids = {"hash": hashes[order], "number": order.astype(np.int32), "defines": defines[order], "line": lines[order], "id": texts}
+        order = np.argsort(hashes, kind="stable").astype(np.int32)
+        defines = order < len(makes)
+        lines = np.append(np.fromiter(self._makes.values(), np.int64, len(makes)), np.zeros(len(names) - len(makes), np.int64))
+        texts = pa.array(names, pa.string()).take(pa.array(order, mask=~defines))
+        ids = {"hash": hashes[order], "number": order, "defines": defines, "line": lines[order], "id": texts}
         links = np.frombuffer(self._links, np.int32).reshape(-1, 3) if self._links else np.zeros((0, 3), np.int32)
+        links = np.stack([new[links[:, 0]], links[:, 1], new[links[:, 2]]], 1)
         keys = np.frombuffer(self._fact_keys, np.int64) if self._fact_keys else np.zeros(0, np.int64)
         link_lines = np.frombuffer(self._link_lines, np.int64) if self._link_lines else np.zeros(0, np.int64)
         save_columns(prefix, "ids", IDS_SCHEMA, ids)
         save_columns(prefix, "links", LINKS_SCHEMA, {"head": links[:, 0], "relation": links[:, 1], "tail": links[:, 2], "line": link_lines})
-        facts = {"entity": (keys >> 16).astype(np.int32), "kind": (keys >> 8 & 255).astype(np.uint8), "place": (keys & 255).astype(np.uint8)}
+        facts = {"entity": new[keys >> 16], "kind": (keys >> 8 & 255).astype(np.uint8), "place": (keys & 255).astype(np.uint8)}
         save_columns(prefix, "facts", FACTS_SCHEMA, facts | {"text": pa.array(self._fact_texts, pa.large_string())})
         redirects = {"id": [name for name, _ in self.redirects], "target": [target for _, target in self.redirects]}
         save_columns(prefix, "redirects", REDIRECTS_SCHEMA, redirects)

@@ -214,7 +214,7 @@ def _stream_units(source: Source, unit_bytes: int, bar: tqdm) -> Iterator[Unit]:
     number, position, rest = 0, 0, b""
     pieces: list[bytes] = []
     held = 0
-    with contextlib.closing(_decompressed(source.path, bar)) as chunks:
+    with contextlib.closing(_decompressed(source.path, bar, min(READ_BYTES, unit_bytes))) as chunks:
         for chunk in chunks:
             pieces.append(chunk)
             held += len(chunk)
@@ -233,7 +233,7 @@ def _stream_units(source: Source, unit_bytes: int, bar: tqdm) -> Iterator[Unit]:
         yield Unit(number, source, position, position + len(text), text)
 
 
-def _decompressed(path: Path, bar: tqdm) -> Generator[bytes, None, None]:
+def _decompressed(path: Path, bar: tqdm, chunk_bytes: int) -> Generator[bytes, None, None]:
     """Chunks of a compressed file, decompressed by a thread that runs a little ahead."""
     chunks: queue.Queue[bytes | Exception | None] = queue.Queue(maxsize=8)
     stopped = threading.Event()
@@ -249,7 +249,7 @@ def _decompressed(path: Path, bar: tqdm) -> Generator[bytes, None, None]:
             with open(path, "rb") as raw:
                 stream: BinaryIO = OPENERS[path.suffix](raw, "rb") if path.suffix in OPENERS else raw
                 seen = 0
-                while not stopped.is_set() and (chunk := stream.read(READ_BYTES)):
+                while not stopped.is_set() and (chunk := stream.read(chunk_bytes)):
                     put(chunk)
                     bar.update(raw.tell() - seen)
                     seen = raw.tell()

@@ -11,6 +11,7 @@ from rwtrain.knowledge.store import hash_ids
 
 SPILL_ENTRIES = 1 << 22
 SLICE_BITS = 8
+ROWS_PER_PIECE = 1 << 20
 
 
 class NpyWriter:

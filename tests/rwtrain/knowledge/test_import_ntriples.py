@@ -66,3 +66,20 @@ def test_command_imports_either_form(tmp_path: Path, graph: Path, capsys: pytest
     assert main(["kg", "show", str(tmp_path / "two"), "Q90"]) == 0
     assert "capital of France" in capsys.readouterr().out
     assert main(["kg", "import", str(tmp_path / "nowhere"), "--out", str(tmp_path / "three")]) == 2
+
+
+def test_wikidata_statements_become_types_titles_and_redirects(tmp_path: Path) -> None:
+    lines = [
+        f"<{ENTITY}Q90> <{PROPERTY}P31> <{ENTITY}Q515> .",
+        f"<https://en.wikipedia.org/wiki/Paris_%28city%29> <http://schema.org/about> <{ENTITY}Q90> .",
+        f"<{ENTITY}Q7> <http://www.w3.org/2002/07/owl#sameAs> <{ENTITY}Q90> .",
+        f'<{ENTITY}Q90> <{LABEL}> "Paris"@en .',
+        f'<{ENTITY}Q90> <{LABEL}> "Paname"@en .',
+    ]
+    (tmp_path / "graph.nt").write_text("\n".join(lines))
+    import_ntriples(tmp_path / "graph.nt", tmp_path / "store")
+    store = EntityStore.open(tmp_path / "store")
+    paris = store.row("Q90")
+    assert (store.types(paris), store.titles(paris), store.row("Q7")) == (["Q515"], {"enwiki": "Paris (city)"}, paris)
+    assert (store.label(paris), store.aliases(paris)) == ("Paris", ["Paname"])
+    assert len(store) == 2
