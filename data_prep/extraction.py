@@ -1,13 +1,12 @@
-"""Main text of a page: character decoding, HTML by resiliparse, wikitext by mwparserfromhell."""
+"""Main text of a page: character decoding, HTML by `data_prep.html`, wikitext by mwparserfromhell."""
 
 from __future__ import annotations
 
 import re
 
-from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
-from data_prep.main_content import main_element
+from data_prep.main_content import main_text, whole_text
 from data_prep.plan import ExtractNode
 from data_prep.records import Bad, Record, Removed
 from data_prep.wikitext import wikitext_to_text
@@ -52,26 +51,6 @@ class Extract:
         return METHODS[self.config.method](html).strip()
 
 
-def scored_text(html: str) -> str:
-    """Text of the element that the page's paragraphs vote for (`data_prep.main_content`)."""
-    element = main_element(html)
-    return fast_text(html) if element is None else _plain(element, main_content=False)
-
-
-def fast_text(html: str) -> str:
-    """Text that resiliparse's rules take for main content."""
-    return _plain(html, main_content=True)
-
-
-def whole_text(html: str) -> str:
-    """All visible text."""
-    return _plain(html, main_content=False)
-
-
-def _plain(html: str, *, main_content: bool) -> str:
-    return extract_plain_text(html, preserve_formatting=True, main_content=main_content, list_bullets=True, alt_texts=False)
-
-
 def trafilatura_text(html: str) -> str:
     """Text by trafilatura, the most careful and slowest; its memory of lines across pages stays off, so the result depends on the page only."""
     try:
@@ -81,7 +60,7 @@ def trafilatura_text(html: str) -> str:
     return extract(html, include_comments=False, favor_precision=True, deduplicate=False) or ""
 
 
-METHODS = {"scored": scored_text, "fast": fast_text, "whole": whole_text, "trafilatura": trafilatura_text}
+METHODS = {"scored": main_text, "whole": whole_text, "trafilatura": trafilatura_text}
 
 
 def decode(data: bytes, charset: str | None) -> str:

@@ -166,8 +166,8 @@ class UrlNode(Node):
 class ExtractNode(Node):
     """Main text out of HTML."""
 
-    method: Literal["scored", "fast", "whole", "trafilatura"] = "scored"
-    """How the main text is found: by votes of the paragraphs, by resiliparse's rules (faster, keeps more menus), not at all, or by trafilatura (slowest)."""
+    method: Literal["scored", "whole", "trafilatura"] = "scored"
+    """How the main text is found: by votes of the paragraphs, not at all (all text that is shown), or by trafilatura (much slower)."""
     min_characters: int = Field(default=1, ge=1)
     """A page with less text is removed."""
 

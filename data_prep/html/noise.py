@@ -1,0 +1,85 @@
+"""Names of classes, ids and roles that speak of something that is no main text."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data_prep.html.compiled import compiled
+
+# A word counts wherever it stands in a name; `^` asks for its beginning and `$` for its end to be those of a part of the name
+# (at a hyphen, underscore or space, or where small letters turn into capitals). A `?` makes the character before it optional.
+WORDS = (
+    *("comment", "sidebar", "related", "^share$", "^sharing$", "social", "promo", "newsletter", "subscri", "breadcrumb", "cookie", "advert", "footer"),
+    *("disqus", "recommend", "popular", "outbrain", "taboola", "byline", "author", "^tag$", "^tags$", "caption", "credit", "menu", "toolbar", "paginat"),
+    *("widget", "most-?read", "more-", "sign-?up", "paywall", "banner", "gallery", "slideshow", "trending", "read-?next", "read-?more", "teaser"),
+    *("copyright", "disclaimer", "metadata", "post-meta", "entry-meta", "timestamp", "dateline", "print", "correction", "^bio$", "follow", "hidden"),
+    *("noprint", "reply", "respond", "rating", "overlay", "modal", "popup", "jump", "skip", "navbar", "^nav$", "sponsor", "partner", "donat", "infobox"),
+    *("reference", "toc$"),
+)
+ANYWHERE, AT_START, AT_END, WHOLE = 1, 2, 4, 8
+LETTERS = 28
+
+
+def spellings(word: str) -> list[str]:
+    """`sign-?up` -> [`sign-up`, `signup`]."""
+    place = word.find("?")
+    if place < 0:
+        return [word]
+    return spellings(word[:place] + word[place + 1 :]) + spellings(word[: place - 1] + word[place + 1 :])
+
+
+def compile_words(words: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """A trie: the next state by state and letter, [states, 28] int16, and how a word may end there, [states] uint8."""
+    steps, ends = [[0] * LETTERS], [0]
+    for word in [spelling for each in words for spelling in spellings(each)]:
+        state = 0
+        for letter in word.strip("^$"):
+            number = 26 if letter == "-" else ord(letter) - 97
+            if not steps[state][number]:
+                steps[state][number] = len(steps)
+                steps.append([0] * LETTERS)
+                ends.append(0)
+            state = steps[state][number]
+        ends[state] |= {(False, False): ANYWHERE, (True, False): AT_START, (False, True): AT_END, (True, True): WHOLE}[word[0] == "^", word[-1] == "$"]
+    return np.array(steps, np.int16), np.array(ends, np.uint8)
+
+
+STEPS, ENDS = compile_words(WORDS)
+
+
+@compiled
+def _letter(byte):
+    if 97 <= byte <= 122:
+        return byte - 97
+    if 65 <= byte <= 90:
+        return byte - 65
+    return 26 if byte == 45 or byte == 95 else 27
+
+
+@compiled
+def holds_word(data, start, end, steps, ends):
+    """Whether one of the words stands in a name; matching ignores case and takes `_` for `-`."""
+    for first in range(start, end):
+        state = steps[0, _letter(data[first])]
+        index = first + 1
+        while state:
+            how = ends[state]
+            if how:
+                if how & ANYWHERE:
+                    return True
+                begins = first == start or _is_edge(data[first - 1], data[first])
+                finishes = index == end or _is_edge(data[index - 1], data[index])
+                if (how & AT_START and begins) or (how & AT_END and finishes) or (how & WHOLE and begins and finishes):
+                    return True
+            if index == end:
+                break
+            state = steps[state, _letter(data[index])]
+            index += 1
+    return False
+
+
+@compiled
+def _is_edge(before, after):
+    """Whether a part of a name ends between two bytes."""
+    one, other = _letter(before), _letter(after)
+    return one >= 26 or other >= 26 or (before >= 97 and after <= 90)
