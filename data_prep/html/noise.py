@@ -9,12 +9,14 @@ from data_prep.html.compiled import compiled
 # A word counts wherever it stands in a name; `^` asks for its beginning and `$` for its end to be those of a part of the name
 # (at a hyphen, underscore or space, or where small letters turn into capitals). A `?` makes the character before it optional.
 WORDS = (
-    *("comment", "sidebar", "related", "^share$", "^sharing$", "social", "promo", "newsletter", "subscri", "breadcrumb", "cookie", "advert", "footer"),
-    *("disqus", "recommend", "popular", "outbrain", "taboola", "byline", "author", "^tag$", "^tags$", "caption", "credit", "menu", "toolbar", "paginat"),
-    *("widget", "most-?read", "more-", "sign-?up", "paywall", "banner", "gallery", "slideshow", "trending", "read-?next", "read-?more", "teaser"),
-    *("copyright", "disclaimer", "metadata", "post-meta", "entry-meta", "timestamp", "dateline", "print", "correction", "^bio$", "follow", "hidden"),
-    *("noprint", "reply", "respond", "rating", "overlay", "modal", "popup", "jump", "skip", "navbar", "^nav$", "sponsor", "partner", "donat", "infobox"),
-    *("reference", "toc$"),
+    *("comment", "disqus", "^reply", "^replies$", "^respond$", "^rating$", "^ratings$", "^related$", "recommend", "^popular", "^trending", "most-?read"),
+    *("read-?more", "read-?next", "^more-", "^teaser", "outbrain", "taboola", "^ad$", "^ads$", "^advert", "sponsor", "^partner", "^promo", "banner"),
+    *("^share$", "^sharing$", "^sharedaddy$", "^social-share", "^social-sharing", "^social-link", "^social-icon", "^social-media", "^social-button"),
+    *("^social-bar", "^social-follow", "^follow", "newsletter", "^subscri", "^sign-?up", "paywall", "^login", "^donat", "cookie", "^gdpr$", "disclaimer"),
+    *("sidebar", "footer", "^masthead", "navbar", "^nav$", "navigation", "^menu", "menu$", "breadcrumb", "toolbar", "paginat", "^pager$", "^toc$", "^skip"),
+    *("^jump", "widget", "^modal", "^overlay", "popup", "^hidden", "^rss$", "^print$", "noprint", "gallery", "slideshow", "^caption", "^credit"),
+    *("byline", "^author", "^bio$", "dateline", "timestamp", "^meta$", "metadata", "^tag$", "^tags$", "^correction", "copyright", "^attribution$"),
+    *("infobox", "^reference$", "^remark", "^lineno", "^linenos$", "^gutter$", "^editsection$", "^headerlink$"),
 )
 ANYWHERE, AT_START, AT_END, WHOLE = 1, 2, 4, 8
 LETTERS = 28

@@ -10,13 +10,15 @@ from data_prep.html.noise import holds_word
 from data_prep.html.references import read_reference
 
 # What the attributes of an element say, as bits.
-NOISE = np.uint32(1)  # class or id speaks of something that is no main text
+NOISE = np.uint32(1)  # class speaks of something that is no main text
 HIDDEN = np.uint32(2)  # hidden, aria-hidden="true", style="display: none"
 LINKED = np.uint32(4)  # href
 TEX = np.uint32(8)  # type or encoding names TeX
 MAIN_ROLE = np.uint32(16)  # role="main" or "article", itemprop="articleBody"
 ASIDE_ROLE = np.uint32(32)  # role of navigation, search, banner and the like
 SELF_CLOSING = np.uint32(64)
+NOISE_ID = np.uint32(128)  # the id speaks of noise; in documentation a section's id is its heading's words
+SECTION_CLASS = np.uint32(256)
 
 CLASS, ID, ROLE, IS_HIDDEN, STYLE, ARIA_HIDDEN, HREF, TYPE, ENCODING, ITEMPROP, HIDDEN_UNTIL_FOUND = (
     np.uint64(hash_of(name)) for name in ("class", "id", "role", "hidden", "style", "aria-hidden", "href", "type", "encoding", "itemprop", "until-found")
@@ -26,7 +28,7 @@ ASIDE_ROLES = np.array(
     [hash_of(name) for name in ("navigation", "search", "banner", "contentinfo", "complementary", "menu", "menubar", "dialog", "alertdialog", "toolbar")],
     np.uint64,
 )
-DISPLAY, NONE, TEX_NAME = (np.frombuffer(text, np.uint8) for text in (b"display", b"none", b"tex"))
+DISPLAY, NONE, TEX_NAME, SECT, SECTION_NAME = (np.frombuffer(text, np.uint8) for text in (b"display", b"none", b"tex", b"sect", b"section"))
 
 # Kinds of bytes in text.
 PLAIN, BLANK, AMPERSAND, LESS, NUL, NO_BREAK, CONTINUATION, COMMA = range(8)
@@ -107,8 +109,12 @@ def read_attributes(data, position, size, steps, ends):
 
 @compiled
 def _meaning(data, key, start, end, steps, ends):
-    if key in (CLASS, ID):
+    if key == CLASS:
+        if _is_section(data, start, end):
+            return SECTION_CLASS
         return NOISE if holds_word(data, start, end, steps, ends) else np.uint32(0)
+    if key == ID:
+        return NOISE_ID if holds_word(data, start, end, steps, ends) else np.uint32(0)
     if key == HREF:
         return LINKED
     if key == STYLE:
@@ -128,6 +134,13 @@ def _meaning(data, key, start, end, steps, ends):
         place = _find(data, start, end, TEX_NAME) + TEX_NAME.size  # math/tex; mode=display, application/x-tex, but not text/javascript
         return TEX if place <= end and (place == end or not is_letter(data[place])) else np.uint32(0)
     return np.uint32(0)
+
+
+@compiled
+def _is_section(data, start, end):
+    """Whether a class is `section` (Sphinx) or `sect1` to `sect5` (DocBook)."""
+    length = end - start
+    return length in (5, 7) and _find(data, start, start + 4, SECT) == start and (length == 5 or _find(data, start, end, SECTION_NAME) == start)
 
 
 @compiled

@@ -20,6 +20,8 @@ from data_prep.html.scanning import (
     LINKED,
     MAIN_ROLE,
     NOISE,
+    NOISE_ID,
+    SECTION_CLASS,
     SELF_CLOSING,
     TEX,
     copy_text,
@@ -60,6 +62,7 @@ from data_prep.html.tags import (
     RP,
     RT,
     SCRIPT,
+    SECTION,
     SPACED,
     SPECIAL,
     SVG,
@@ -366,6 +369,8 @@ def build_tree(data, tag_keys, tag_values, properties, steps, ends, kinds, keys,
         if tag == A and flags & LINKED:
             state[LINK_AT] = depth
             state[SEGMENT] = -1
+        if flags & NOISE_ID and not flags & SECTION_CLASS and tag != SECTION and not bits & HEADING:
+            flags |= NOISE
         if bits & NODE or flags & (NOISE | HIDDEN | MAIN_ROLE | ASIDE_ROLE):
             node = node_count
             node_count += 1

@@ -15,12 +15,14 @@ from data_prep.html.tags import ASIDE, BLOCKQUOTE, CLEANED_IF_NAMED, LI, LINKS, 
 
 SHORTEST_PARAGRAPH, SHORTEST_OWN_TEXT = 25, 80
 MOST_LINKS = 0.5
+# A list, a table or a division with a larger share of link text is a list of links, a paragraph with a larger share a button or a heading of another page.
+LINK_LIST, LINK_PARAGRAPH = 0.5, 0.5
 NOISE_POINTS = 0.1
 # An element with this share of all points is text, whatever it is called.
 NEVER_NOISE = 0.4
 # The chosen element holds this share of all points.
 WHOLE = 0.6
-LARGEST_NOISE, LARGEST_LINK_LIST = 0.35, 0.3
+LARGEST_NOISE, LARGEST_LINK_LIST = 0.5, 0.3
 SCORE_OF_PARENT, SCORE_OF_GRANDPARENT = 0.5, 0.25
 CHARACTERS, LINK_CHARACTERS, COMMAS = range(3)
 
@@ -128,6 +130,6 @@ def clean(top, nodes, flags, inside, properties):
         if flags[node] & (HIDDEN | ASIDE_ROLE) or bits & ASIDE or (flags[node] & NOISE and bits & CLEANED_IF_NAMED):
             gone[node] = length < LARGEST_NOISE * whole
         elif bits & LINKS:
-            gone[node] = length < LARGEST_LINK_LIST * whole and links > MOST_LINKS * length
+            gone[node] = length < LARGEST_LINK_LIST * whole and links > (LINK_PARAGRAPH if nodes[node, 0] == P else LINK_LIST) * length
         node += 1
     return gone
