@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from data_prep.html.layout import lay_out
+from data_prep.html.scanning import HIDDEN
 from data_prep.html.tags import PROPERTIES
 from data_prep.html.tree import tree_of
 from data_prep.html.votes import choose, clean, count_text
@@ -24,5 +23,5 @@ def main_text(html: str) -> str:
 
 def whole_text(html: str) -> str:
     """All text of the page that is shown."""
-    text, events, nodes, _, segments = tree_of(html.encode("utf-8", "replace"))
-    return lay_out(0, np.zeros(len(nodes), np.bool_), text, events, nodes, segments, PROPERTIES).tobytes().decode("utf-8", "replace")
+    text, events, nodes, flags, segments = tree_of(html.encode("utf-8", "replace"))
+    return lay_out(0, (flags & HIDDEN) != 0, text, events, nodes, segments, PROPERTIES).tobytes().decode("utf-8", "replace")

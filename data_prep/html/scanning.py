@@ -6,7 +6,7 @@ import numpy as np
 
 from data_prep.html.compiled import compiled
 from data_prep.html.hashes import START, STEP, hash_of
-from data_prep.html.noise import holds_word
+from data_prep.html.noise import find_word
 from data_prep.html.references import read_reference
 
 # What the attributes of an element say, as bits.
@@ -19,6 +19,9 @@ ASIDE_ROLE = np.uint32(32)  # role of navigation, search, banner and the like
 SELF_CLOSING = np.uint32(64)
 NOISE_ID = np.uint32(128)  # the id speaks of noise; in documentation a section's id is its heading's words
 SECTION_CLASS = np.uint32(256)
+COMMENTS = np.uint32(512)  # the class or id speaks of readers' comments
+NAMES_OF = np.array([0, NOISE, NOISE | COMMENTS], np.uint32)
+IDS_OF = np.array([0, NOISE_ID, NOISE_ID | COMMENTS], np.uint32)
 
 CLASS, ID, ROLE, IS_HIDDEN, STYLE, ARIA_HIDDEN, HREF, TYPE, ENCODING, ITEMPROP, HIDDEN_UNTIL_FOUND = (
     np.uint64(hash_of(name)) for name in ("class", "id", "role", "hidden", "style", "aria-hidden", "href", "type", "encoding", "itemprop", "until-found")
@@ -112,9 +115,9 @@ def _meaning(data, key, start, end, steps, ends):
     if key == CLASS:
         if _is_section(data, start, end):
             return SECTION_CLASS
-        return NOISE if holds_word(data, start, end, steps, ends) else np.uint32(0)
+        return NAMES_OF[find_word(data, start, end, steps, ends)]
     if key == ID:
-        return NOISE_ID if holds_word(data, start, end, steps, ends) else np.uint32(0)
+        return IDS_OF[find_word(data, start, end, steps, ends)]
     if key == HREF:
         return LINKED
     if key == STYLE:

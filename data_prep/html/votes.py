@@ -10,19 +10,23 @@ from __future__ import annotations
 import numpy as np
 
 from data_prep.html.compiled import compiled
-from data_prep.html.scanning import ASIDE_ROLE, HIDDEN, NOISE
-from data_prep.html.tags import ASIDE, BLOCKQUOTE, CLEANED_IF_NAMED, LI, LINKS, PREFORMATTED, SPAN, P
+from data_prep.html.scanning import ASIDE_ROLE, COMMENTS, HIDDEN, NOISE
+from data_prep.html.tags import ASIDE, BLOCKQUOTE, CLEANED_IF_NAMED, LI, LINKS, MATH, PREFORMATTED, SPAN, P
 
-SHORTEST_PARAGRAPH, SHORTEST_OWN_TEXT = 25, 80
+SHORTEST_PARAGRAPH, SHORTEST_OWN_TEXT = 25, 100
 MOST_LINKS = 0.5
 # A list, a table or a division with a larger share of link text is a list of links, a paragraph with a larger share a button or a heading of another page.
-LINK_LIST, LINK_PARAGRAPH = 0.5, 0.5
+LINK_LIST, LINK_PARAGRAPH = 0.5, 0.65
 NOISE_POINTS = 0.1
 # An element with this share of all points is text, whatever it is called.
 NEVER_NOISE = 0.4
+# Readers' comments are often longer than the text; with a larger share they are the text, as in a forum.
+NEVER_COMMENTS = 0.8
 # The chosen element holds this share of all points.
 WHOLE = 0.6
 LARGEST_NOISE, LARGEST_LINK_LIST = 0.5, 0.3
+# If names leave less than this share of the chosen element, they do not count.
+LEAST_LEFT = 0.2
 SCORE_OF_PARENT, SCORE_OF_GRANDPARENT = 0.5, 0.25
 CHARACTERS, LINK_CHARACTERS, COMMAS = range(3)
 
@@ -92,7 +96,8 @@ def choose(nodes, flags, own, inside, properties):
         return -1
     in_noise = np.zeros(size, np.bool_)
     for node in range(1, size):
-        in_noise[node] = in_noise[nodes[node, 1]] or (_is_noise(properties[nodes[node, 0]], flags[node]) and raw[node] < NEVER_NOISE * total)
+        limit = (NEVER_COMMENTS if flags[node] & COMMENTS else NEVER_NOISE) * total
+        in_noise[node] = in_noise[nodes[node, 1]] or (_is_noise(properties[nodes[node, 0]], flags[node]) and raw[node] < limit)
     score = np.zeros(size)
     held = np.zeros(size)
     for node in range(size):
@@ -121,15 +126,31 @@ def choose(nodes, flags, own, inside, properties):
 @compiled
 def clean(top, nodes, flags, inside, properties):
     """Which elements inside the chosen one go, with all they hold, [nodes] bool."""
+    gone, left = _mark(top, nodes, flags, inside, properties, True)
+    if left < LEAST_LEFT * inside[top, CHARACTERS]:  # a forum's posts may all be named as comments
+        gone, left = _mark(top, nodes, flags, inside, properties, False)
+    return gone
+
+
+@compiled
+def _mark(top, nodes, flags, inside, properties, by_names):
+    """What goes, judged by names also or by tags and links only, and how many characters are left."""
     gone = np.zeros(len(nodes), np.bool_)
-    whole = inside[top, CHARACTERS]
+    whole = left = inside[top, CHARACTERS]
+    gone_until = 0
     node = top + 1
     while node < len(nodes) and nodes[node, 2] < nodes[top, 3]:
         bits = properties[nodes[node, 0]]
         length, links = inside[node, CHARACTERS], inside[node, LINK_CHARACTERS]
-        if flags[node] & (HIDDEN | ASIDE_ROLE) or bits & ASIDE or (flags[node] & NOISE and bits & CLEANED_IF_NAMED):
+        shows_formula = node + 1 < len(nodes) and nodes[node + 1, 0] == MATH  # hidden where the page shows an image of it
+        if (flags[node] & HIDDEN and not shows_formula) or flags[node] & ASIDE_ROLE or bits & ASIDE:
             gone[node] = length < LARGEST_NOISE * whole
+        elif by_names and flags[node] & NOISE and bits & CLEANED_IF_NAMED:
+            gone[node] = length < (NEVER_COMMENTS if flags[node] & COMMENTS else LARGEST_NOISE) * whole
         elif bits & LINKS:
             gone[node] = length < LARGEST_LINK_LIST * whole and links > (LINK_PARAGRAPH if nodes[node, 0] == P else LINK_LIST) * length
+        if gone[node] and nodes[node, 2] >= gone_until:
+            gone_until = nodes[node, 3]
+            left -= length
         node += 1
-    return gone
+    return gone, left
