@@ -13,17 +13,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numba
 import xxhash
-from numba import config, njit
 
 PREFIX = "numba-"
+config: Any = numba.config
 
 
 def compiled(function: Callable[..., Any]) -> Any:
     """A function that is compiled at its first call, or read from the cache."""
     before, config.CACHE_DIR = config.CACHE_DIR, str(cache_folder())
     try:
-        return njit(cache=True, nogil=True)(function)
+        return numba.njit(cache=True, nogil=True)(function)
     finally:
         config.CACHE_DIR = before
 

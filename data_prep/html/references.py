@@ -53,9 +53,9 @@ def _number(data, position, end, c1):
     if is_hex:
         index += 1
     first = index
-    code = np.int64(0)
+    code = 0
     while index < end:
-        byte = np.int64(data[index])
+        byte = int(data[index])
         if 48 <= byte <= 57:
             digit = byte - 48
         elif is_hex and 97 <= byte | 32 <= 102:
@@ -71,5 +71,5 @@ def _number(data, position, end, c1):
     if 0x80 <= code < 0xA0:
         code = c1[code - 0x80]
     if code == 0 or code > 0x10FFFF or 0xD800 <= code < 0xE000:
-        code = np.int64(REPLACEMENT)
+        code = REPLACEMENT
     return index, code, np.int64(0)

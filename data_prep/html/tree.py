@@ -142,71 +142,65 @@ def _find_p(stack, state, properties, floor):
 
 
 @compiled
-def _end_implied(tag, bits, stack, state, events, closed, properties):
-    """Close what the begin of an element closes without an end tag."""
+def _depth_before(tag, bits, stack, state, properties):
+    """How many open elements stay open where an element begins, but for a paragraph that it ends."""
     floor = state[DROP_AT] + 1
     depth = state[DEPTH]
-    found = -1
+    if state[FOREIGN] > 0 and bits & ENDS_P:
+        for index in range(depth - 1, -1, -1):
+            above = stack[index, TAG]
+            if above == FOREIGN_OBJECT:
+                break
+            if above in (SVG, MATH):
+                return index
     if tag in (LI, DD, DT):
         for index in range(depth - 1, floor - 1, -1):
             above = stack[index, TAG]
-            if above == tag or (tag != LI and (above in (DD, DT))):
-                found = index
-                break
-            if properties[above] & SPECIAL and above != ADDRESS and above != DIV and above != P:
+            if above == tag or (tag != LI and above in (DD, DT)):
+                return index
+            if properties[above] & SPECIAL and above not in (ADDRESS, DIV, P):
                 break
     elif tag in (TD, TH, TR, TBODY, THEAD, TFOOT, CAPTION, COLGROUP):
         for index in range(depth - 1, floor - 1, -1):
             above = stack[index, TAG]
             is_group = above in (TBODY, THEAD, TFOOT)
-            if above == TABLE or ((tag in (TD, TH)) and (above == TR or is_group)) or (tag == TR and is_group):
-                found = index + 1
-                break
-    elif bits & HEADING:
-        if depth > floor and properties[stack[depth - 1, TAG]] & HEADING:
-            found = depth - 1
-    elif ((tag in (RT, RP)) and depth > floor and (stack[depth - 1, TAG] == RT or stack[depth - 1, TAG] == RP)) or (
-        tag == A and state[LINK_AT] == depth - 1 and depth > floor
-    ):
-        found = depth - 1
-    if 0 <= found < depth:
-        _pop_to(found, stack, state, events, closed, properties)
-    if bits & ENDS_P and state[PARAGRAPHS] > 0:
-        found = _find_p(stack, state, properties, floor)
-        if found >= 0:
-            _pop_to(found, stack, state, events, closed, properties)
+            if above == TABLE or (tag in (TD, TH) and (above == TR or is_group)) or (tag == TR and is_group):
+                return index + 1
+    elif depth > floor:
+        above = stack[depth - 1, TAG]
+        if (bits & HEADING and properties[above] & HEADING) or (tag in (RT, RP) and above in (RT, RP)) or (tag == A and state[LINK_AT] == depth - 1):
+            return depth - 1
+    return depth
 
 
 @compiled
-def _end(tag, key, bits, stack, names, state, events, closed, properties):
-    """An end tag."""
+def _depth_after(tag, key, bits, stack, names, state, properties):
+    """How many open elements stay open behind an end tag."""
+    depth = state[DEPTH]
     if tag == A:
         link = state[LINK_AT]
         if link >= 0:
-            for index in range(state[DEPTH] - 1, link, -1):
+            for index in range(depth - 1, link, -1):
                 if properties[stack[index, TAG]] & SPECIAL:
                     state[LINK_AT] = -1
                     state[SEGMENT] = -1
-                    return
-            _pop_to(link, stack, state, events, closed, properties)
-            return
+                    return depth
+            return link
     if tag == P:
         found = _find_p(stack, state, properties, 0) if state[PARAGRAPHS] > 0 else -1
-        if found >= 0:
-            _pop_to(found, stack, state, events, closed, properties)
-        return
+        return found if found >= 0 else depth
     is_part = tag in (TABLE, TBODY, THEAD, TFOOT, TR, TD, TH, CAPTION)
-    for index in range(state[DEPTH] - 1, -1, -1):
+    for index in range(depth - 1, -1, -1):
         above = stack[index, TAG]
         above_bits = properties[above]
         if (bits & HEADING and above_bits & HEADING) or (above == tag and (tag != UNKNOWN or names[index] == key)):
-            _pop_to(index, stack, state, events, closed, properties)
-            return
+            return index
         if is_part:
             if above == TABLE:
-                return
-        elif above_bits & BARRIER or (not bits & SPECIAL and above_bits & SPECIAL) or (tag == LI and (above in (UL, OL))):
-            return
+                break
+        elif above_bits & BARRIER or (not bits & SPECIAL and above_bits & SPECIAL) or (tag == LI and above in (UL, OL)):
+            break
+    return depth
 
 
 @compiled
@@ -298,17 +292,17 @@ def build_tree(data, tag_keys, tag_values, properties, steps, ends, kinds, keys,
                 segments[state[SEGMENT], 2] = count
                 segments[state[SEGMENT], 3] += 1
                 state[AFTER_SPACE] = 0
-            _end(tag, key, bits, stack, names, state, events, closed, properties)
+            depth = _depth_after(tag, key, bits, stack, names, state, properties)
+            if depth < state[DEPTH]:
+                _pop_to(depth, stack, state, events, closed, properties)
             continue
-        if state[FOREIGN] > 0 and bits & ENDS_P:
-            for index in range(state[DEPTH] - 1, -1, -1):
-                above = stack[index, TAG]
-                if above == FOREIGN_OBJECT:
-                    break
-                if above in (SVG, MATH):
-                    _pop_to(index, stack, state, events, closed, properties)
-                    break
-        _end_implied(tag, bits, stack, state, events, closed, properties)
+        depth = _depth_before(tag, bits, stack, state, properties)
+        if depth < state[DEPTH]:
+            _pop_to(depth, stack, state, events, closed, properties)
+        if bits & ENDS_P and state[PARAGRAPHS] > 0:
+            depth = _find_p(stack, state, properties, state[DROP_AT] + 1)
+            if depth >= 0:
+                _pop_to(depth, stack, state, events, closed, properties)
         is_dropped = state[DROP_AT] >= 0
         if tag in (BR, HR):
             if not is_dropped:
@@ -336,7 +330,7 @@ def build_tree(data, tag_keys, tag_values, properties, steps, ends, kinds, keys,
                 segment_count += 1
                 state[SEGMENT] = -1
                 state[AFTER_SPACE] = 0
-            position, _ = read_attributes(data, raw_end + (name_end - name_start) + 2, size, steps, ends) if raw_end < size else (size, flags)
+            position = raw_end
             continue
         if state[DEPTH] == DEEPEST:
             continue
