@@ -17,29 +17,32 @@ import time
 from pathlib import Path
 
 from benchmarks.forked_ranks import Job
+from benchmarks.soak import write_settings
 
 RANKS = 2
-SHAPES = {True: (50, 512, 1408, 8, 16_000, 3), False: (100, 640, 1760, 14, 32_000, 7)}  # millions, width, feed-forward width, layers, vocabulary, saves
+LAYERS, SAVES = {"quick": 4, "full": 8}, {"quick": 4, "full": 9}  # a layer has 13 million parameters
+WIDTH, FEED_FORWARD_WIDTH = 1024, 2816
 
 
 def measure(arguments: list[str]) -> int:
     """One rank: alternate plain and asynchronous saves; rank 0 writes the figures."""
-    from rwtrain.config.deepspeed import resolve
-    from rwtrain.config.schema import CheckpointConfig, TrainConfig
-    from rwtrain.model.configuration_refinedweb import RefinedWebConfig
+    from rwtrain.config.schema import TrainConfig
     from rwtrain.train import distributed
     from rwtrain.train.checkpoint import checkpoint_name
-    from rwtrain.train.engine import build_engine
-    from rwtrain.train.saving import Saver
+    from rwtrain.train.loop import Trainer
 
-    folder, (_, width, feed_forward, layers, vocabulary, saves) = Path(arguments[0]), SHAPES[arguments[1] == "quick"]
+    folder, size = Path(arguments[0]), arguments[1]
+    settings = json.loads((folder / "settings.json").read_text())
+    settings["model"] |= {"hidden_size": WIDTH, "intermediate_size": FEED_FORWARD_WIDTH, "num_hidden_layers": LAYERS[size], "num_attention_heads": 8}
+    config = TrainConfig.model_validate({**settings, "run": str(folder / "run"), "checkpoint": {"keep": 1}})
     ranks = distributed.start(600)
-    config = TrainConfig.model_validate({"run": str(folder / "run"), "steps": 1, "data": {"text": "", "tokenizer": ""}, "batch": {"text_rows": RANKS}})
-    shape = RefinedWebConfig(vocab_size=vocabulary, hidden_size=width, intermediate_size=feed_forward, num_hidden_layers=layers, num_attention_heads=8)
-    engine = build_engine(shape, config.optimizer, resolve(config, world_size=RANKS), steps=1, seed=0, activation_checkpointing=False)
-    saver = Saver(engine, ranks, Path(config.run), CheckpointConfig(keep=1), lambda *event: print(event, flush=True), loaded_step=0)
+    trainer = Trainer(config, ranks)
+    batches = trainer.loader.iterate(0, 1)
+    for micro_batches, waited_s in batches:  # one step, so that AdamW has states
+        trainer._train_step(micro_batches, waited_s)
+    engine, saver = trainer.engine, trainer.saver
     rows: list[dict[str, float]] = []
-    for number in range(saves):
+    for number in range(SAVES[size]):
         if ranks.is_main:
             shutil.rmtree(folder / "plain", ignore_errors=True)
         ranks.barrier()
@@ -54,7 +57,7 @@ def measure(arguments: list[str]) -> int:
         rows.append({"plain_s": plain_s, "stall_s": stall_s, "seconds": time.perf_counter() - began - stall_s})
         assert saver.saved_step == number + 1
     if ranks.is_main:
-        manifest = json.loads((folder / "run/checkpoints" / checkpoint_name(saves) / "manifest.json").read_text())
+        manifest = json.loads((folder / "run/checkpoints" / checkpoint_name(SAVES[size]) / "manifest.json").read_text())
         parameters = sum(parameter.ds_numel for parameter in engine.module.parameters())
         figures = {"parameters": parameters, "bytes": sum(entry["bytes"] for entry in manifest["files"].values()), "rows": rows}
         (folder / "figures.json").write_text(json.dumps(figures))
@@ -64,11 +67,12 @@ def measure(arguments: list[str]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="about 50 million parameters and 3 saves instead of 100 million and 7")
+    parser.add_argument("--quick", action="store_true", help="about 50 million parameters and 4 saves instead of 100 million and 9")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where to save (default: the system's temporary folder)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         folder = Path(temporary)
+        (folder / "settings.json").write_text(json.dumps(write_settings(folder, steps=10)))
         job = Job([str(folder), "quick" if arguments.quick else "full"], processes=RANKS, output=folder / "output", main=measure)
         if job.wait(3600) != [0] * RANKS:
             raise SystemExit((folder / "output").read_text())

@@ -6,11 +6,12 @@ and rank 0 commits the checkpoint at the first later step at which all ranks agr
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,24 @@ def load(engine: Any, ranks: Ranks, run: Path, *, fallback: bool = False) -> int
     chosen = _choose(ranks, run, fallback=fallback)
     if chosen is None:
         return 0
+    with _present_settings(engine):
+        return _load(engine, ranks, chosen)
+
+
+@contextlib.contextmanager
+def _present_settings(engine: Any) -> Iterator[None]:
+    """Have the optimiser keep its settings (learning rate, weight decay, betas) where loading would bring back those of the checkpoint."""
+    optimizer, schedule = engine.basic_optimizer, engine.lr_scheduler
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    peaks = list(schedule.base_lrs)
+    yield
+    schedule.base_lrs = peaks
+    schedule._last_lr = [peak * factor(schedule.last_epoch) for peak, factor in zip(peaks, schedule.lr_lambdas, strict=True)]
+    for group, values, rate in zip(optimizer.param_groups, settings, schedule._last_lr, strict=True):
+        group.update(values | {"lr": rate})
+
+
+def _load(engine: Any, ranks: Ranks, chosen: Path) -> int:
     made, wanted = checkpoint.read_manifest(chosen), layout(engine, ranks)
     if all(made.get(key, value) == value for key, value in wanted.items()):
         loaded, client_state = engine.load_checkpoint(str(chosen), tag=TAG)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from rwtrain.cli import main
 from rwtrain.config.load import load_config
 from rwtrain.config.schema import TrainConfig
 from rwtrain.train import distributed
 from rwtrain.train.checkpoint import checkpoint_name, find_latest, set_latest, verify
 from rwtrain.train.loop import Trainer
-from rwtrain.train.zero import read_states
+from rwtrain.train.zero import read_parameters, read_states
 from tests.rwtrain.train.runs import lines, losses, start, train
 
 STEPS, EVERY = 12, 3
@@ -109,12 +110,23 @@ def test_ranks_2_1_3_2_follow_the_uninterrupted_run(tmp_path: Path, settings: di
 
 
 def test_another_stage_and_precision(tmp_path: Path, settings: dict, reference: Path) -> None:
-    """Adam's step counts on, each parameter group keeps its own weight decay, and the losses stay within bf16's precision."""
+    """Adam's step counts on, settings changed meanwhile hold, each parameter group keeps its own, and the losses stay within bf16's precision."""
     run = fork(reference, tmp_path / "run", step=9)
-    train(run, settings, processes=1, engine={"overlays": ["zero2", "bf16"]})
+    optimizer = {**settings["optimizer"], "weight_decay": 0.25, "beta1": 0.8}
+    train(run, settings, processes=1, engine={"overlays": ["zero2", "bf16"]}, optimizer=optimizer)
     latest = find_latest(run)
     assert latest is not None
     saved = torch.load(next((latest / "state").glob("*optim_states.pt")), weights_only=False)["optimizer_state_dict"]["base_optimizer_state"]
     assert {float(state["step"]) for state in saved["state"].values()} == {STEPS}
-    assert [group["weight_decay"] for group in saved["param_groups"]] == [0.5, 0.0]
+    assert [(group["weight_decay"], group["betas"]) for group in saved["param_groups"]] == [(0.25, (0.8, 0.95)), (0.0, (0.8, 0.95))]
     assert_continues(run, reference, step=9, relative=3e-2)
+
+
+def test_convert_writes_what_deepspeed_calls_universal(tmp_path: Path, reference: Path) -> None:
+    assert main(["checkpoint", "convert", str(reference), str(tmp_path / "out")]) == 0
+    found, expected = read_parameters(tmp_path / "out" / "universal"), optimizer_states(reference, STEPS)
+    assert found.keys() == expected.keys()
+    for name, parts in expected.items():
+        assert torch.equal(found[name].load(), parts["fp32"]), name
+        average = torch.load(tmp_path / "out" / "universal" / "zero" / name / "exp_avg.pt")["param"]
+        assert torch.equal(average, parts["exp_avg"]), name
