@@ -32,9 +32,9 @@ def train(config: TrainConfig, *, fallback: bool = False) -> int:
     Args:
         fallback: if that checkpoint is damaged, continue from the newest one before it that is whole.
     """
-    stop = StopRequest()
     ranks = distributed.start(config.engine.timeout_s)
     try:
+        stop = StopRequest()  # not before: a rank that waits in vain for the others should die of SIGTERM
         return Trainer(config, ranks, fallback=fallback).run(stop)
     except RuntimeError as error:
         if not distributed.is_lost_peer(error):
