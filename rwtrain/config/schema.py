@@ -171,6 +171,8 @@ class CheckpointConfig(Node):
     """Checkpoints at multiples of so many steps are kept for ever."""
     keep_best: NonNegativeInt = 0
     """Checkpoints kept for the lowest mean training loss over the steps since the checkpoint before."""
+    mirror: str | None = None
+    """URL of a folder (s3://…, gs://…, file://…; any of fsspec's) to which rank 0 copies every finished checkpoint in the background."""
     asynchronous: bool = True
     """Train on while a checkpoint is written from a copy in host memory (as large as a rank's files); False writes it before the next step."""
 

@@ -168,7 +168,7 @@ class Trainer:
         self.saver.finish()
         if self.saver.saved_step != self.step:
             self._save()
-            self.saver.finish()
+        self.saver.close()
         if self.saver.saved_step != self.step:
             raise RWTrainError(
                 f"Step {self.step} could not be saved. Make room on the disk of {self.folder} and start again to continue from the last checkpoint."

@@ -23,6 +23,7 @@ from rwtrain.files import content_hash, fsync_path
 from rwtrain.train import checkpoint
 from rwtrain.train.checkpoint import TAG
 from rwtrain.train.distributed import Ranks
+from rwtrain.train.mirror import Mirror
 
 Files = list[tuple[Path, Any]]  # path inside the checkpoint, what `torch.save` writes there
 POLL_S = 0.1
@@ -117,7 +118,8 @@ class Saver:
         self.saved_step = loaded_step
         self._writer: Writer | None = None
         self._copies = HostCopies()
-        self._pruner = threading.Thread()
+        self._tidier = threading.Thread()
+        self._mirror = Mirror(config.mirror) if config.mirror and ranks.is_main else None
         if ranks.is_main:
             checkpoint.remove_unfinished(self.folder)
         ranks.barrier()
@@ -150,8 +152,12 @@ class Saver:
         while self._writer is not None:
             self._writer.join(POLL_S)  # not longer: an agreement of all ranks in between keeps within the process group's time-out
             self.poll()
-        if self._pruner.ident is not None:
-            self._pruner.join()
+
+    def close(self) -> None:
+        """Wait for everything that still goes on in the background, mirroring included."""
+        self.finish()
+        if self._tidier.ident is not None:
+            self._tidier.join()
 
     def _collect(self, step: int) -> Files:
         """What DeepSpeed would write for this rank, as a list; copied to host memory if it is to be written later."""
@@ -206,8 +212,8 @@ class Saver:
         if problem is None:
             self.saved_step = self._step
             if self.ranks.is_main:
-                self._pruner = threading.Thread(target=self._prune)
-                self._pruner.start()
+                self._tidier = threading.Thread(target=self._tidy, args=(self.folder / checkpoint.checkpoint_name(self._step), self._tidier))
+                self._tidier.start()
 
     def _give_up(self, problem: str) -> None:
         shutil.rmtree(checkpoint.temporary_folder(self.folder, self._step), ignore_errors=True)
@@ -217,11 +223,18 @@ class Saver:
         print(f"error: {message}", file=sys.stderr, flush=True)
         self.report("checkpoint_failed", self._step, message)
 
-    def _prune(self) -> None:
+    def _tidy(self, saved: Path, before: threading.Thread) -> None:
+        """Mirror the checkpoint just saved, then remove old ones, here and there; behind the training, one after the other."""
+        if before.ident is not None:
+            before.join()
         try:
-            checkpoint.prune(self.run, self.config)
-        except OSError as error:
-            print(f"warning: an old checkpoint could not be removed ({error})", file=sys.stderr, flush=True)
+            if self._mirror is not None:
+                self._mirror.add(saved)
+            for entry in checkpoint.prune(self.run, self.config):
+                if self._mirror is not None:
+                    self._mirror.remove(entry.path.name)
+        except Exception as error:  # of whatever file system; it must not end the training
+            print(f"warning: {saved.name} is saved, but not mirrored, or old ones not removed ({error!r})", file=sys.stderr, flush=True)
 
 
 def layout(engine: Any, ranks: Ranks) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import pytest
 
 from rwtrain.cli import main
 from rwtrain.config.schema import CheckpointConfig
-from rwtrain.errors import DataError
+from rwtrain.errors import ConfigError, DataError
 from rwtrain.files import content_hash
 from rwtrain.train import checkpoint
 from rwtrain.train.checkpoint import Entry, entries, superfluous
+from rwtrain.train.mirror import Mirror
 
 LOSSES = {3: 4.0, 6: 2.0, 9: 3.0, 12: 2.5, 15: 2.75}
 
@@ -104,3 +105,19 @@ def test_leftovers_of_kills_are_removed(run: Path) -> None:
     (run / "checkpoints" / ".step-00000003.removed.tmp").mkdir()
     checkpoint.remove_unfinished(run / "checkpoints")
     assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_mirror_has_the_same_checkpoints(run: Path, tmp_path: Path) -> None:
+    mirror = Mirror(f"file://{tmp_path}/elsewhere/checkpoints")
+    for entry in entries(run):
+        mirror.add(entry.path)
+    for entry in checkpoint.prune(run, CheckpointConfig(keep=2)):
+        mirror.remove(entry.path.name)
+    assert checkpoint.resolve(tmp_path / "elsewhere").name == checkpoint.checkpoint_name(15)
+    assert [checkpoint.verify(entry.path)["step"] for entry in entries(tmp_path / "elsewhere")] == [12, 15]
+    assert not (tmp_path / "elsewhere" / "checkpoints" / checkpoint.checkpoint_name(3)).exists()
+
+
+def test_a_mirror_of_an_unknown_kind_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"checkpoint\.mirror=nowhere://x"):
+        Mirror("nowhere://x")
