@@ -109,7 +109,7 @@ def _convert(checkpoint: Path, out: Path) -> int:
         raise DataError(checkpoint, "DeepSpeed cannot convert what was written without ZeRO", "Continue the run for one checkpoint with a zero overlay first")
     from deepspeed.checkpoint import ds_to_universal
 
-    with atomic_folder(out) as temporary, open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
+    with atomic_folder(out) as temporary, open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         options = {"input_folder": str(checkpoint / TAG), "output_folder": str(temporary / "universal"), "num_extract_workers": 1, "num_merge_workers": 1}
         ds_to_universal.main(argparse.Namespace(**options, keep_temp_folder=False, strict=True, inject_missing_state=False))
     print(f'{out / "universal"}: load it with {{"checkpoint": {{"load_universal": true}}}}')

@@ -99,6 +99,14 @@ def _universal(folder: Path) -> dict[str, Parameter]:
         found[path.parent.name] = _whole(stored["param"] if isinstance(stored, dict) else stored)
     if not found:
         raise DataError(folder / "zero", "no NAME/fp32.pt here", REMEDY)
+    models = files_of(folder, "*_model_states.pt")
+    model = read_archive(models[0]) if models else {}
+    for name, shape in ((name, shape) for group in model.get("param_shapes") or [] for name, shape in group.items()):
+        if name in found:  # converted from stage 3 they are flat
+            found[name] = Parameter(tuple(shape), found[name].pieces)
+    for alias, name in (model.get("shared_params") or {}).items():
+        if name in found:
+            found[alias] = found[name]
     return found
 
 

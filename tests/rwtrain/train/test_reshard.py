@@ -125,8 +125,8 @@ def test_another_stage_and_precision(tmp_path: Path, settings: dict, reference: 
 def test_convert_writes_what_deepspeed_calls_universal(tmp_path: Path, reference: Path) -> None:
     assert main(["checkpoint", "convert", str(reference), str(tmp_path / "out")]) == 0
     found, expected = read_parameters(tmp_path / "out" / "universal"), optimizer_states(reference, STEPS)
-    assert found.keys() == expected.keys()
+    assert found.keys() == expected.keys() | {"lm_head.weight"}  # tied
     for name, parts in expected.items():
         assert torch.equal(found[name].load(), parts["fp32"]), name
         average = torch.load(tmp_path / "out" / "universal" / "zero" / name / "exp_avg.pt")["param"]
-        assert torch.equal(average, parts["exp_avg"]), name
+        assert torch.equal(average, parts["exp_avg"].flatten()), name
