@@ -34,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("prune", "remove the checkpoints that no rule keeps; by default the rules of RUN/config.yaml"),
         ("convert", "write a checkpoint in DeepSpeed's universal format"),
     ):
-        action = actions.add_parser(name, help=text, description=text.capitalize() + ".", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+        action = actions.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         action.add_argument("path", metavar="RUN", help="folder of a run" + (", or one of its checkpoints" if name in ("verify", "convert") else ""))
         if name == "prune":
             action.add_argument("--keep", type=int, help="newest checkpoints kept")

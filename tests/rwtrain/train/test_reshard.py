@@ -128,5 +128,5 @@ def test_convert_writes_what_deepspeed_calls_universal(tmp_path: Path, reference
     assert found.keys() == expected.keys() | {"lm_head.weight"}  # tied
     for name, parts in expected.items():
         assert torch.equal(found[name].load(), parts["fp32"]), name
-        average = torch.load(tmp_path / "out" / "universal" / "zero" / name / "exp_avg.pt")["param"]
+        average = torch.load(tmp_path / "out" / "universal" / "zero" / name / "exp_avg.pt")
         assert torch.equal(average, parts["exp_avg"].flatten()), name
