@@ -79,8 +79,8 @@ def groups_of(prefixes: list[Path]) -> list[tuple[int, int]]:
 
 def resolve(job: Job, group: tuple[int, int], prefix: Path) -> None:
     """Write the links and facts of a group of parts with the rows of their entities."""
-    index, places = RowIndex(job.folder), load_places(job.prefixes, job.folder)
-    summary: dict[str, Any] = {"rejects": [], "dropped": Counter(), "relation_labels": {}, "used_names": 0}
+    index, places = RowIndex(job.folder), load_places(job.folder)
+    summary: dict[str, Any] = {"rejects": Counter(), "kept": [], "dropped": Counter(), "relation_labels": {}}
     links: list[dict[str, np.ndarray]] = []
     facts: list[pa.RecordBatch] = []
     for number in range(*group):
@@ -96,6 +96,12 @@ def resolve(job: Job, group: tuple[int, int], prefix: Path) -> None:
     order = np.argsort(table.column("row").to_numpy(), kind="stable")
     save_columns(prefix, "facts", FACTS_SCHEMA, {name: _one(table.column(name).take(pa.array(order))) for name in FACTS_SCHEMA.names})
     finish_part(prefix, summary)
+
+
+def _reject(summary: dict[str, Any], part: int, line: int, reason: str, content: str) -> None:
+    summary["rejects"][reason] += 1
+    if len(summary["kept"]) < KEPT_REJECTS:
+        summary["kept"].append({"part": part, "record": line, "reason": reason, "content": content})
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
@@ -117,7 +123,7 @@ def _rows_of_part(index: RowIndex, places: Any, part: Path, number: int, facts: 
     again = defines & ~first & (lines > 0)
     repeated[numbers[again]] = True
     for line, name in sorted(zip(lines[again].tolist(), ids.column("id").filter(pa.array(again)).to_pylist(), strict=True)):
-        summary["rejects"].append({"part": number, "record": line, "reason": "repeated entity", "content": name})
+        _reject(summary, number, line, "repeated entity", name)
     chosen = pa.array(first)
     names = ids.column("id").filter(chosen).cast(pa.large_string())
     kind = np.full(len(names), ID, np.uint8)
@@ -140,9 +146,7 @@ def _links_of_part(
     if not known.all():
         unknown = keep & ~known[relation]
         for place in np.flatnonzero(unknown):
-            summary["rejects"].append(
-                {"part": number, "record": int(line[place]), "reason": "relation without training triples", "content": details["relations"][relation[place]]}
-            )
+            _reject(summary, number, int(line[place]), "relation without training triples", details["relations"][relation[place]])
         keep &= known[relation]
     inside = rows[tail] >= 0 if len(tail) else keep
     summary["dropped"][NOT_IN_STORE] += int((keep & ~inside).sum())

@@ -30,7 +30,7 @@ from rwtrain.knowledge.writing import KEPT_REJECTS, Rejects, refuse_occupied, wr
 
 logger = logging.getLogger(__name__)
 
-PARTS_VERSION = 1
+PARTS_VERSION = 2
 ExtraParts = Callable[[Path], list[Path]]
 
 
@@ -196,8 +196,8 @@ def _tell(job: Job, groups: list[Path], ranges: list[Path], rejects: Rejects, la
     for prefix in groups:
         summary = read_summary(prefix)
         dropped.update(summary["dropped"])
-        for entry in summary["rejects"]:
-            rejects.counts[entry["reason"]] += 1
+        rejects.counts.update(summary["rejects"])
+        for entry in summary["kept"]:
             _keep(rejects, files[entry["part"]], entry["record"] + offsets[entry["part"]], entry["reason"], entry["content"])
         for name, entries in summary["relation_labels"].items():
             found.setdefault(name, []).extend((place, text) for place, text in entries)

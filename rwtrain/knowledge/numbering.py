@@ -1,7 +1,7 @@
 """Rows for external ids, on disk: every entity gets its row in order of first appearance over all parts, in memory that hardly grows.
 
 The hashes of all parts are walked in slices of equal hashes (each part is sorted by hash); the first place of each id is marked in a bitmap
-over all places, and a row is the number of marks before it: one bit for each id of each part is all that stays in memory.
+over all places, and a row is the number of marks before it: one bit for each entity of each part is all that stays in memory.
 """
 
 from __future__ import annotations
@@ -64,12 +64,16 @@ class RowIndex:
 
 
 class Places:
-    """Every defining id of every part, by its place: the part's offset plus the id's number there."""
+    """Every id of every part that makes an entity, by its place: the part's offset plus the id's number there.
 
-    def __init__(self, prefixes: list[Path]) -> None:
-        counts = [read_summary(prefix)["ids"] for prefix in prefixes]
-        self.offset = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self.words = np.zeros(self.offset[-1] // 64 + 1, np.uint64)
+    Args:
+        offset: [parts + 1] int64.
+        words: the bitmap; empty at first.
+    """
+
+    def __init__(self, offset: np.ndarray, words: np.ndarray | None = None) -> None:
+        self.offset = offset
+        self.words = np.zeros(offset[-1] // 64 + 1, np.uint64) if words is None else words
         self.before = np.zeros(0, np.int64)
 
     def mark(self, places: np.ndarray) -> None:
@@ -96,7 +100,8 @@ def number_entities(prefixes: list[Path], folder: Path, *, quiet: bool) -> dict[
     Raises:
         DataError: two ids have the same hash.
     """
-    places = Places(prefixes)
+    makes = [read_summary(prefix)["makes"] for prefix in prefixes]
+    places = Places(np.concatenate([[0], np.cumsum(makes)]).astype(np.int64))
     total = int(places.offset[-1])
     slices = max(1, -(-total // SLICE_IDS))
     edges = [(number << 64) // slices for number in range(slices + 1)]
@@ -118,17 +123,17 @@ def number_entities(prefixes: list[Path], folder: Path, *, quiet: bool) -> dict[
             hash_writer.append(pairs[:, 0])
             row_writer.append(places.rows(pairs[:, 1].astype(np.int64)))
     (folder / "winners.bin").unlink()
-    with atomic_path(folder / "index.marks.npy") as path, open(path, "wb") as stream:
-        np.save(stream, places.words)
+    for name, values in (("offset", places.offset), ("marks", places.words)):
+        with atomic_path(folder / f"index.{name}.npy") as path, open(path, "wb") as stream:
+            np.save(stream, values)
     empty = np.zeros(0, np.uint64)
     _save_redirects(folder, empty, empty.astype(np.int32))
     return {"entities": count, **_resolve_redirects(prefixes, folder)}
 
 
-def load_places(prefixes: list[Path], folder: Path) -> Places:
+def load_places(folder: Path) -> Places:
     """The marks that `number_entities` left."""
-    places = Places(prefixes)
-    places.words = np.load(folder / "index.marks.npy")
+    places = Places(np.load(folder / "index.offset.npy"), np.load(folder / "index.marks.npy"))
     places.count()
     return places
 

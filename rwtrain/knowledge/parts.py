@@ -118,6 +118,7 @@ class Part:
                 "file": self.file,
                 "lines": self.lines,
                 "ids": len(names),
+                "makes": len(makes),
                 "links": len(links),
                 "relations": list(self._relations),
                 "rejects": dict(self.rejects.counts),

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from rwtrain.knowledge import assembling, importing, numbering
+from rwtrain.knowledge import assembling, importing, numbering, tables, writing
+from rwtrain.knowledge import import_tsv as import_tsv_module
 from rwtrain.knowledge.import_ntriples import import_ntriples
 from rwtrain.knowledge.import_tsv import import_tsv
 from rwtrain.knowledge.import_wikidata import import_wikidata
@@ -45,6 +47,11 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         (assembling, "GROUP_IDS", 3_000),
         (numbering, "SLICE_IDS", 500),
         (numbering, "FIND_BLOCK", 333),
+        (tables, "SPILL_ENTRIES", 400),
+        (writing, "ROWS_PER_COUNT", 350),
+        (writing, "TRIPLES_PER_READ", 300),
+        (import_tsv_module, "READ_CHARACTERS", 37),
+        (import_tsv_module, "NAMES_PER_PART", 100),
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -90,7 +97,9 @@ def test_pieces_of_triples_find_repetitions_and_names_anywhere(tmp_path: Path, m
         (source / "train.tsv").write_text("".join("\t".join(triple) + "\n" for triple in triples))
         (source / "valid.tsv").write_text("e1\tr0\te900\ne1\tunseen\te2\n" + "\t".join(triples[9]) + "\n")
         (source / "entity2wikidata.json").write_text(
-            json.dumps({name: {"label": f"label of {name}", "alternatives": [f"label of {name}", "x"]} for name in ids})
+            json.dumps(
+                {name: {"label": f"label of {name}", "alternatives": [f"label of {name}", "ü"], "description": None} for name in ids}, ensure_ascii=False
+            )
         )
         manifest = import_tsv(source, tmp_path / "store", workers=1, unit_bytes=2_000)
         ids.append("e900") if "e900" not in ids else None
@@ -98,17 +107,20 @@ def test_pieces_of_triples_find_repetitions_and_names_anywhere(tmp_path: Path, m
         source = tmp_path / "graph.nt"
         lines = [f'<{name}> <http://www.w3.org/2000/01/rdf-schema#label> "label of {name}"@en .' for name in ids]
         lines += [f"<{head}> <{relation}> <{tail}> ." for head, relation, tail in triples]
-        lines += [f'<{name}> <http://www.w3.org/2004/02/skos/core#altLabel> "x" .' for name in ids]
+        lines += [f'<{name}> <http://www.w3.org/2004/02/skos/core#altLabel> "ü" .' for name in ids]
         source.write_text("\n".join(lines))
         manifest = import_ntriples(source, tmp_path / "store", workers=1, unit_bytes=2_000)
     store = EntityStore.open(tmp_path / "store", verify=True)
     found = [(store.external_id(head), store.relation_id(relation), store.external_id(tail)) for head, relation, tail in store.triples("train").tolist()]
     assert sorted(found) == sorted(set(triples))
+    degree = Counter(name for head, _, tail in set(triples) for name in (head, tail))
+    assert store.popularity.tolist() == [degree[name] for name in ids]
+    assert all(store.row(name) == row for row, name in enumerate(ids))
     repeated = len(triples) - len(set(triples))
     expected = {"repeated triple": repeated + 1, "relation without training triples": 1} if form == "tsv" else {"repeated triple": repeated}
     assert manifest["rejects"] == expected
     assert [store.external_id(row) for row in range(len(store))] == ids
-    assert all((store.label(row), store.aliases(row)) == (f"label of {name}", ["x"]) for row, name in enumerate(ids) if name != "e900")
+    assert all((store.label(row), store.aliases(row)) == (f"label of {name}", ["ü"]) for row, name in enumerate(ids) if name != "e900")
     kept = [json.loads(line) for line in (tmp_path / "store" / "rejects.jsonl").read_text().splitlines()]
     offset = len(lines) - 2 * len(ids) - len(triples) + len(ids) if form == "nt" else 0
     places = {entry["record"] for entry in kept if entry["reason"] == "repeated triple" and not entry["file"].startswith("valid")}
