@@ -83,6 +83,10 @@ def parse_sources(
         DataError: a file cannot be read to its end.
         RWTrainError: a worker died.
     """
+    finished = folder / "parsed.json"  # spares a continued run the decompression
+    if finished.is_file():
+        counts = json.loads(finished.read_text(encoding="utf-8"))
+        return [[_prefix(folder, place, number) for number in range(count)] for place, count in enumerate(counts)]
     total = sum(source.path.stat().st_size for source in sources)
     prefixes: list[list[Path]] = []
     with tqdm(total=total, desc="reading", unit="B", unit_scale=True, disable=quiet, mininterval=0.5) as bar:
@@ -97,6 +101,7 @@ def parse_sources(
                     if not is_done(prefix):
                         pool.submit(parse or parse_unit, unit, prefix)
             pool.drain()
+    write_json(finished, [len(found) for found in prefixes])
     return prefixes
 
 
