@@ -14,6 +14,7 @@ import numpy as np
 
 from data_prep.dedup.sorted_hashes import SortedHashes, write_sorted
 from data_prep.dedup.step import find_duplicates
+from data_prep.engines.processes import Processes
 from data_prep.plan import DedupNode
 from data_prep.pool import Pool
 from data_prep.work import WorkFolder
@@ -37,7 +38,7 @@ def main() -> None:
                 write_sorted(folder / f"{repeat}-{start}", hashes)
                 files.append(SortedHashes(str(folder / f"{repeat}-{start}"), count))
         before = peak_bytes()
-        with Pool(1, WorkFolder(folder / "work"), quiet=True) as pool:
+        with Pool(Processes(1), WorkFolder(folder / "work"), quiet=True) as pool:
             found = find_duplicates(files, [str(number) for number in range(len(files))], config, pool)
         peak = peak_bytes()
     print(json.dumps({"documents": documents * times, "removed": found.exact + found.fuzzy, "peak_bytes": peak, "before_bytes": before}))

@@ -13,6 +13,7 @@ from data_prep.plan import ExtractNode, WarcSource
 from data_prep.records import Record
 from data_prep.sources import warc
 from data_prep.sources.gzip_members import read_member
+from data_prep.sources.spans import whole_file
 from rwtrain.errors import RWTrainError
 
 DATA_VARIABLE = "RWTRAIN_BENCH_DATA"
@@ -40,7 +41,7 @@ def crawl(options: argparse.Namespace, folder: Path) -> Path:
     source = WarcSource(kind="warc", name="web", paths=[str(whole)])
     offsets = [
         int(record.doc_id.rpartition(":")[2])
-        for span in warc.spans(source, unit_bytes=1 << 40)
+        for span in [whole_file(str(whole), whole.name)]
         for record in warc.read(source, span)
         if isinstance(record, Record)
     ]
@@ -57,7 +58,7 @@ def english_texts(path: Path, output: Path, *, limit: int) -> list[str]:
     """Extracted English texts of a crawl; also written to `output` as JSON lines, for peers."""
     source = WarcSource(kind="warc", name="web", paths=[str(path)])
     extract = Extract(ExtractNode())
-    pages = (record for span in warc.spans(source, unit_bytes=1 << 40) for record in warc.read(source, span) if isinstance(record, Record))
+    pages = (record for record in warc.read(source, whole_file(str(path), path.name)) if isinstance(record, Record))
     found = (item for page in pages for item in extract([page]) if isinstance(item, Record))
     texts = [item.text for item in found if identify(item.text[:1000])[0] == "en"]
     if not texts:

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from data_prep.inspection import Options, inspect
-from data_prep.jobs import dry_run
 from data_prep.pipeline import Preparation
 from data_prep.plan import Plan
 from data_prep.summary import Summary
@@ -66,11 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workers is not None and arguments.workers < 1:
         raise ConfigError(f"--workers {arguments.workers}: give at least 1.")
     plan = load_config(Plan, arguments.plan, arguments.overrides)
+    preparation = Preparation(plan, arguments.out, workers=arguments.workers, quiet=arguments.quiet)
     if arguments.dry_run:
-        print(dry_run(plan, Path(arguments.out)))
+        print(preparation.dry_run())
         return 0
     begin = time.perf_counter()
-    summary = Preparation(plan, arguments.out, workers=arguments.workers, quiet=arguments.quiet).run()
+    summary = preparation.run()
     print(describe(summary, Path(arguments.out), time.perf_counter() - begin))
     return 0
 

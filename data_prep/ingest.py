@@ -27,9 +27,10 @@ from data_prep.hashing import hash64, hash64_of
 from data_prep.language import Language
 from data_prep.plan import PICTURE_KINDS, DedupNode, IdxSource, Plan, Source
 from data_prep.privacy import Privacy
-from data_prep.records import Bad, Record, Removed, write_records
+from data_prep.records import Bad, Record, Redirect, Removed, write_records
 from data_prep.samples import MARGIN, STAGES_WITH_LIMITS, Sample, Sampler, StageFunction, as_json, moved_limits
-from data_prep.sources import Span, read
+from data_prep.sources import read
+from data_prep.sources.spans import Span
 from data_prep.words import words_of
 from rwtrain.files import content_hash
 
@@ -157,22 +158,26 @@ class _Ingest:
         self.samplers = samplers
         self.counts: dict[str, StageCount] = {"read": StageCount()} | {name: StageCount() for name, _ in stages}
         self.bad: list[Bad] = []
+        self.redirects: list[Redirect] = []
         self.last = list(self.counts)[-1]
 
     def timed(self, stage: str) -> _Timer:
         return _Timer(self.counts.setdefault(stage, StageCount()))
 
-    def batches(self, records: Iterator[Record | Bad]) -> Iterator[list[Record]]:
+    def batches(self, records: Iterator[Record | Redirect | Bad]) -> Iterator[list[Record]]:
         while batch := self._read(records):
             yield self._pass_stages(batch)
 
-    def _read(self, records: Iterator[Record | Bad]) -> list[Record]:
+    def _read(self, records: Iterator[Record | Redirect | Bad]) -> list[Record]:
         batch: list[Record] = []
         count = self.counts["read"]
         with self.timed("read"):
             for record in records:
                 if isinstance(record, Bad):
                     self.bad.append(record)
+                    continue
+                if isinstance(record, Redirect):
+                    self.redirects.append(record)
                     continue
                 batch.append(record)
                 count.documents += 1

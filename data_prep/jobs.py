@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.ingest import stages_for
+from data_prep.ingest import is_deduplicated, stages_for
+from data_prep.inputs import find_files, is_remote, size_of, version_of
 from data_prep.plan import PICTURE_KINDS, IdxSource, Plan, Source
-from data_prep.pool import Unit
-from data_prep.sources import Span, spans
-from data_prep.sources.spans import find_files
-from data_prep.work import WorkFolder, code_hash, key_of
+from data_prep.pool import Pool
+from data_prep.sources.spans import Span
+from data_prep.sources.survey import InputFile, files_of, spans_of, survey
+from data_prep.work import Unit, WorkFolder, code_hash, key_of
 from rwtrain.errors import DataError
 
 # Settings that the first step does not look at; a change of these reuses its results.
@@ -33,26 +34,60 @@ class Job:
         return self.source.kind in PICTURE_KINDS
 
 
-def make_jobs(plan: Plan, work: WorkFolder) -> list[Job]:
-    """Every ingest unit, in plan order.
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the run reads.
+
+    Attributes:
+        jobs: every ingest unit, in plan order.
+        hashes: content hash (or version) of every input file.
+        quarantine: [file, place, reason] of what is unreadable as far as is known before the first stage.
+    """
+
+    jobs: list[Job]
+    hashes: dict[str, str]
+    quarantine: list[list[str]]
+
+
+def look_at_inputs(plan: Plan, pool: Pool) -> Inputs:
+    """Find and survey every input file, and cut it into units.
 
     Raises:
         DataError: an input is missing or unreadable.
     """
+    work = pool.work
+    found = [(source, file) for source in plan.sources for file in files_of(source)]
+    units = [_survey_unit(source, file, plan.unit_bytes) for source, file in found]
+    results = pool.run(survey, units, label="inputs")
     lists = [*plan.url.blocklists, *([plan.url.words] if plan.url.words else [])]
     lists += [path for path, _ in find_files(plan.decontaminate.paths, source="decontaminate")] if plan.decontaminate.paths else []
     settings = [plan.model_dump(mode="json", exclude=LATER_SETTINGS), [_hash_of_list(path, work) for path in lists]]
-    return [_job(plan, source, span, settings, work) for source in plan.sources for span in spans(plan, source)]
+    hashes: dict[str, str] = {}
+    jobs: list[Job] = []
+    for (source, file), unit, result in zip(found, units, results, strict=True):
+        hashes |= dict(zip((file.path, *file.companions), result["hashes"], strict=True))
+        spans = spans_of(file, result, work.path("survey", unit.key, ""))
+        jobs += [_job(plan, source, span, settings, result["hashes"]) for span in spans]
+    return Inputs(jobs, hashes, [bad for result in results for bad in result["quarantine"]])
+
+
+def _survey_unit(source: Source, file: InputFile, unit_bytes: int) -> Unit:
+    try:
+        versions = [version_of(path) for path in (file.path, *file.companions)]
+        size = size_of(file.path)
+    except OSError as error:
+        raise DataError(file.path, f"cannot be read ({error})", "Check the path and the right to read it") from error
+    key = key_of("survey", code_hash(), versions, source.model_dump(mode="json", exclude={"paths", "files"}), unit_bytes)
+    return Unit("survey", key, size, file.path, (source, file, unit_bytes))
 
 
 def _hash_of_list(path: str, work: WorkFolder) -> str:
-    if not Path(path).is_file():
+    if not is_remote(path) and not Path(path).is_file():
         raise DataError(path, "no such file", "Correct the path in the plan; it is read relative to the current folder")
     return work.hash_of_input(path)
 
 
-def _job(plan: Plan, source: Source, span: Span, settings: list[Any], work: WorkFolder) -> Job:
-    inputs = [work.hash_of_input(path) for path in (span.path, *span.companions)]
+def _job(plan: Plan, source: Source, span: Span, settings: list[Any], inputs: list[str]) -> Job:
     own = source.model_dump(mode="json", exclude={"paths", "files"})
     if isinstance(source, IdxSource):
         depends: Any = [plan.seed, next(pair.split for pair in source.files if (pair.images, pair.labels) == (span.path, *span.companions))]
@@ -82,16 +117,24 @@ def refuse_empty(plan: Plan, jobs: Sequence[Job], results: Sequence[dict[str, An
     )
 
 
-def dry_run(plan: Plan, out: Path) -> str:
-    """What a run would do: files, units, and how many of them are finished already."""
-    work = WorkFolder(out / "work")
-    jobs = make_jobs(plan, work)
-    lines = [f"plan `{plan.name}`, output {out}"]
+def describe_jobs(plan: Plan, out: Path, jobs: Sequence[Job], work: WorkFolder, *, engine: str) -> str:
+    """What a run would do: files, units and their sizes, stages, and what is finished already."""
+    lines = [f"plan `{plan.name}`, output {out}, engine: {engine}"]
     for source in plan.sources:
         mine = [job for job in jobs if job.source.name == source.name]
         done = sum(work.finished("ingest", job.unit.key) is not None for job in mine)
-        size = sum(job.span.weight for job in mine)
         names = ", ".join(name for name, _ in stages_for(plan, source)) or "none"
-        files = len({job.span.path for job in mine})
-        lines.append(f"  {source.name} ({source.kind}): {files} files, {size:,} bytes, {len(mine)} units ({done} finished); stages: {names}")
-    return "\n".join(lines)
+        lines.append(f"  {source.name} ({source.kind}): {len({job.span.path for job in mine})} files, {_megabytes(mine)}")
+        lines.append(f"    {len(mine)} units of up to {max((job.span.weight for job in mine), default=0) / 1e6:,.1f} MB, {done} finished; stages: {names}")
+    lines.append(f"in all {len(jobs)} units, {_megabytes(jobs)}; a killed run does at most the units in progress again")
+    after = [
+        ("deduplicate", any(is_deduplicated(plan, source) for source in plan.sources)),
+        ("cut repeated runs", plan.substring.enabled),
+        (f"train a tokenizer of {plan.tokenizer.vocab_size:,} pieces", plan.tokenizer.model is None),
+        ("link entities", plan.link.store is not None),
+    ]
+    return "\n".join([*lines, "then: " + ", ".join([*(name for name, happens in after if happens), "tokenise", "write shards", "report"])])
+
+
+def _megabytes(jobs: Sequence[Job]) -> str:
+    return f"{sum(job.span.weight for job in jobs) / 1e6:,.1f} MB"

@@ -15,18 +15,20 @@ from data_prep.dedup.sorted_hashes import SortedHashes
 from data_prep.dedup.step import Duplicates, find_duplicates
 from data_prep.dedup.substring import Documents, cut_repeats, mask_hash
 from data_prep.duplicate_examples import read_clusters
+from data_prep.engines import Engine
+from data_prep.engines.processes import Processes
 from data_prep.ingest import ingest, is_deduplicated
-from data_prep.jobs import Job, make_jobs, refuse_empty
+from data_prep.jobs import Inputs, Job, describe_jobs, look_at_inputs, refuse_empty
 from data_prep.linking import open_linker
 from data_prep.packing_figures import measure_packing
 from data_prep.plan import DedupNode, Plan
-from data_prep.pool import Pool, Unit
+from data_prep.pool import Pool
 from data_prep.privacy import Privacy
 from data_prep.report import write_report
 from data_prep.summary import Summary, as_json, summarise
 from data_prep.tokenise import tokenise
 from data_prep.tokenizer_step import make_tokenizer
-from data_prep.work import WorkFolder, code_hash, key_of, remove_leftovers
+from data_prep.work import Unit, WorkFolder, code_hash, key_of, remove_leftovers
 from rwtrain.data.shards import ShardDataset
 from rwtrain.data.tokenizer import Tokenizer
 from rwtrain.files import content_hash, write_json, write_text
@@ -55,14 +57,15 @@ class Preparation:
     Args:
         plan: what to do.
         out: output folder.
-        workers: number of processes; None for one per core.
+        workers: number of processes on this machine; None for one per core.
+        engine: does the units of work instead of them; it is closed in the end.
         quiet: show no progress bars.
     """
 
-    def __init__(self, plan: Plan, out: str | Path, *, workers: int | None = None, quiet: bool = False) -> None:
+    def __init__(self, plan: Plan, out: str | Path, *, workers: int | None = None, engine: Engine | None = None, quiet: bool = False) -> None:
         self.plan = plan
         self.out = Path(out)
-        self.workers = workers or os.cpu_count() or 1
+        self.engine = engine or Processes(workers or os.cpu_count() or 1)
         self.work = WorkFolder(self.out / "work")
         self.quiet = quiet
 
@@ -74,13 +77,14 @@ class Preparation:
             RWTrainError: another process works in the same folder.
         """
         plan = self.plan
-        with self.work.locked(), Pool(self.workers, self.work, quiet=self.quiet) as pool:
+        with self.work.locked(), Pool(self.engine, self.work, quiet=self.quiet) as pool:
             remove_leftovers(self.out)
             linker = open_linker(plan.link.store) if plan.link.store else None
             store_hash = linker.store_hash if linker is not None else None
-            jobs = make_jobs(plan, self.work)
+            inputs = look_at_inputs(plan, pool)
+            jobs = inputs.jobs
             results = pool.run(ingest, [job.unit for job in jobs], label="ingest")
-            self._write_quarantine(results)
+            self._write_quarantine([*inputs.quarantine, *(bad for result in results for bad in result["quarantine"])])
             refuse_empty(plan, jobs, results, self.out / "quarantine.jsonl")
             left = self._deduplicate(jobs, results, pool)
             model = self.out / "tokenizer" / "tokenizer.model"
@@ -98,16 +102,23 @@ class Preparation:
                 for seq_len in plan.report.seq_lens
             ]
             summary = summarise(jobs, results, left.texts, left.pictures, left.cuts, tokenised, datasets, clusters=clusters, packing=packing)
-            self._write_manifest(jobs, tokenizer, store_hash, datasets)
+            self._write_manifest(inputs, tokenizer, store_hash, datasets)
             if plan.privacy.enabled:
                 summary.scrub_samples(Privacy(plan.privacy).scrub)
             write_json(self.out / "summary.json", as_json(summary))
-            write_report(self.out / "report.html", plan, summary, workers=self.workers)
+            write_report(self.out / "report.html", plan, summary, workers=self.engine.workers)
             self.work.remove_unused()
         return summary
 
-    def _write_quarantine(self, results: Sequence[dict[str, Any]]) -> None:
-        rows = [dict(zip(("file", "record", "reason"), bad, strict=True)) for result in results for bad in result["quarantine"]]
+    def dry_run(self) -> str:
+        """Look at the inputs and say what `run` would do; raises as it does for inputs."""
+        with self.work.locked(), Pool(self.engine, self.work, quiet=self.quiet) as pool:
+            return describe_jobs(
+                self.plan, self.out, look_at_inputs(self.plan, pool).jobs, self.work, engine=f"{self.engine.name} with {self.engine.workers} workers"
+            )
+
+    def _write_quarantine(self, records: Sequence[list[str]]) -> None:
+        rows = [dict(zip(("file", "record", "reason"), bad, strict=True)) for bad in records]
         write_text(self.out / "quarantine.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def _deduplicate(self, jobs: Sequence[Job], results: Sequence[dict[str, Any]], pool: Pool) -> Deduplicated:
@@ -144,13 +155,12 @@ class Preparation:
         paths = [self.work.path("tokenise", unit.key, ".parquet") for unit in units]
         return [TokenisedUnit("images" if job.is_picture else "text", path, result) for job, path, result in zip(jobs, paths, results, strict=True)]
 
-    def _write_manifest(self, jobs: Sequence[Job], tokenizer: Tokenizer, store_hash: str | None, datasets: list[Dataset]) -> None:
-        files = dict.fromkeys(path for job in jobs for path in (job.span.path, *job.span.companions))
+    def _write_manifest(self, inputs: Inputs, tokenizer: Tokenizer, store_hash: str | None, datasets: list[Dataset]) -> None:
         write_json(
             self.out / "manifest.json",
             {
                 "name": self.plan.name,
-                "inputs": [{"file": path, "hash": self.work.hash_of_input(path)} for path in files],
+                "inputs": [{"file": path, "hash": found} for path, found in inputs.hashes.items()],
                 "tokenizer_hash": tokenizer.hash,
                 "entity_store_hash": store_hash,
                 "datasets": {dataset.name: dataset.manifest_summary() for dataset in datasets},

@@ -50,20 +50,24 @@ class WikipediaSource(SourceNode):
     """Files or glob patterns, relative to the current folder."""
     language: str = "en"
     """ISO 639-1 code of the edition; also decides the page addresses."""
+    max_page_bytes: int = Field(default=64 << 20, gt=0)
+    """A larger page is set aside."""
 
 
 class TextSource(SourceNode):
-    """Rows with a text column, read by the `datasets` library from local files in streaming mode."""
+    """Rows with a text column: JSON lines, text, Parquet, Arrow, folders of `datasets.save_to_disk`; other JSON and CSV by the `datasets` library."""
 
     kind: Literal["text"]
     paths: list[str] = Field(min_length=1)
     """Files or glob patterns, relative to the current folder."""
-    format: TextFormat = "json"
-    """How `datasets` is to read the files ("json" also covers JSON lines, also compressed)."""
+    format: TextFormat | None = None
+    """What the files are; null goes by their names: .jsonl, .json, .parquet, .arrow, .csv, .txt, also with .gz, .bz2, .xz or .zst behind."""
+    max_record_bytes: int = Field(default=64 << 20, gt=0)
+    """A longer line is set aside."""
     text_column: str = "text"
     """Column with the document."""
     id_column: str | None = None
-    """Column with an identifier; the row number if not given."""
+    """Column with an identifier; if not given, the number of the row, or the first byte of its line."""
     language: str = "und"
     """ISO 639-1 code of the rows if known beforehand."""
 

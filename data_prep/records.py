@@ -82,6 +82,14 @@ class Bad:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """A page that only sends to another: titles of both."""
+
+    title: str
+    target: str
+
+
 def write_records(path: str | Path, batches: Iterable[list[Record]]) -> int:
     """Write batches of records to a Parquet file (zstd), atomically; return the number of rows."""
     rows = 0

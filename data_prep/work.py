@@ -1,13 +1,14 @@
-"""The work folder: results of finished units, found again by the hash of everything they depend on."""
+"""Units of work and the folder of their results, found again by the hash of everything they depend on."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,46 @@ from typing import Any
 import xxhash
 
 from data_prep.hashing import hash128_hex
+from data_prep.inputs import is_remote, version_of
 from rwtrain.errors import RWTrainError
 from rwtrain.files import content_hash, write_json
+
+USED_CODE = ("rwtrain/data/shards.py", "rwtrain/data/tokenizer.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One unit of work.
+
+    Attributes:
+        stage: name of the stage it belongs to.
+        key: hash of everything its result depends on.
+        weight: how much work it is, in input bytes.
+        what: what it works on, for messages.
+        arguments: passed to the stage's function.
+    """
+
+    stage: str
+    key: str
+    weight: int
+    what: str
+    arguments: Any
+
+
+UnitFunction = Callable[[Any, Path], dict[str, Any]]
+
+
+def run_unit(function: UnitFunction, unit: Unit, folder: Path) -> dict[str, Any]:
+    """Do one unit and record it as finished; the result says how long it took."""
+    work = WorkFolder(folder)
+    prefix = work.path(unit.stage, unit.key, "")
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    cpu_seconds, seconds = time.process_time(), time.perf_counter()
+    result = function(unit.arguments, prefix)
+    result["cpu_seconds"] = round(time.process_time() - cpu_seconds, 4)
+    result["seconds"] = round(time.perf_counter() - seconds, 4)
+    work.finish(unit.stage, unit.key, result)
+    return result
 
 
 class WorkFolder:
@@ -53,10 +92,10 @@ class WorkFolder:
                 path.unlink()
 
     def hash_of_input(self, path: str) -> str:
-        """Content hash of an input file; remembered as long as its size and time of change stay the same."""
-        status = os.stat(path)
-        stamp = [os.path.abspath(path), status.st_size, status.st_mtime_ns]
-        key = key_of("input", *stamp)
+        """Content hash of an input file, remembered as long as its size and time of change stay the same; for a URL, hash of its version."""
+        key = key_of("input", *version_of(path))
+        if is_remote(path):
+            return key
         found = self.finished("input", key)
         if found is None:
             found = {"hash": content_hash(path), "path": path}
@@ -91,8 +130,9 @@ def key_of(*parts: Any) -> str:
 
 @lru_cache(maxsize=1)
 def code_hash() -> str:
-    """Hash of this package's source: results of another version of the code are not reused."""
+    """Hash of this package's source and of what writes its output: results of another version of the code are not reused."""
     digest = xxhash.xxh3_128()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    package = Path(__file__).parent
+    for path in [*sorted(package.rglob("*.py")), *(package.parent / name for name in USED_CODE)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 
@@ -26,4 +27,8 @@ class DataError(RWTrainError):
     def __init__(self, file: str | Path, problem: str, remedy: str, *, record: str | int | None = None) -> None:
         where = f"{file}" if record is None else f"{file}, record {record}"
         super().__init__(f"{where}: {problem}. {remedy}.")
+        self._given = file
         self.file, self.record, self.problem, self.remedy = Path(file), record, problem, remedy
+
+    def __reduce__(self):  # an exception is made again from its message alone, and this one comes back from worker processes
+        return partial(type(self), record=self.record), (self._given, self.problem, self.remedy)

@@ -13,8 +13,8 @@ import numpy as np
 from data_prep.dedup.clusters import Clusters
 from data_prep.dedup.sorted_hashes import SortedHashes, count_ranges, repeats_in_range
 from data_prep.plan import DedupNode
-from data_prep.pool import Pool, Unit
-from data_prep.work import code_hash, key_of
+from data_prep.pool import Pool
+from data_prep.work import Unit, code_hash, key_of
 from rwtrain.files import atomic_path
 
 EXACT_ROW = 0

@@ -18,10 +18,10 @@ from data_prep.dedup.sorted_hashes import SortedHashes, count_ranges, write_sort
 from data_prep.dedup.step import find_repeats
 from data_prep.hashing import hash128_hex
 from data_prep.plan import SubstringNode
-from data_prep.pool import Pool, Unit
+from data_prep.pool import Pool
 from data_prep.records import Record, read_records, write_records
 from data_prep.words import Words, words_of
-from data_prep.work import code_hash, key_of
+from data_prep.work import Unit, code_hash, key_of
 from rwtrain.files import content_hash
 
 

@@ -7,9 +7,11 @@ from functools import lru_cache
 import numpy as np
 
 from data_prep.dedup.ngrams import ngram_hashes
+from data_prep.inputs import find_files
 from data_prep.plan import DecontaminateNode, TextSource
 from data_prep.records import Record, Removed
 from data_prep.sources import text as text_source
+from data_prep.sources.spans import whole_file
 from data_prep.words import split_words, words_of
 from rwtrain.errors import DataError
 
@@ -45,8 +47,8 @@ def forbidden_ngrams(config_json: str) -> np.ndarray:
     for path in config.paths:
         for column in config.columns:
             source = TextSource(kind="text", name="evaluation", paths=[path], format=config.format, text_column=column)
-            for span in text_source.spans(source, unit_bytes=1):
-                for record in text_source.read(source, span):
+            for name, label in find_files([path], source="decontaminate"):
+                for record in text_source.read(source, whole_file(name, label)):
                     if not isinstance(record, Record):
                         raise DataError(record.file, record.reason, "Repair the evaluation file, or correct decontaminate.columns", record=record.record)
                     parts.append(ngram_hashes(split_words(record.text).folded, config.ngram))

@@ -1,4 +1,4 @@
-"""Where documents come from. Each kind of source has `spans` (its work units) and `read` (the records of one unit)."""
+"""Where documents come from. Each kind of source has `cut` (into how many stretches a file goes) and `read` (the records of one stretch)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_prep.plan import IdxSource, Plan, Source
-from data_prep.records import Bad, Record
+from data_prep.records import Bad, Record, Redirect
 from data_prep.sources import idx, image_text, text, warc, warc_images, wikipedia
 from data_prep.sources.spans import Span
 
@@ -22,17 +22,8 @@ READERS: dict[str, Any] = {
 }
 
 
-def spans(plan: Plan, source: Source) -> list[Span]:
-    """The work units of a source, in order.
-
-    Raises:
-        DataError: its files are missing or, for IDX files, unreadable.
-    """
-    return READERS[source.kind].spans(source, unit_bytes=plan.unit_bytes)
-
-
-def read(plan: Plan, source: Source, span: Span) -> Iterator[Record | Bad]:
-    """The records of one work unit, in the order of the file."""
+def read(plan: Plan, source: Source, span: Span) -> Iterator[Record | Redirect | Bad]:
+    """The records of one stretch, in the order of the file."""
     if isinstance(source, IdxSource):
         return idx.read(source, span, seed=plan.seed)
     return READERS[source.kind].read(source, span)

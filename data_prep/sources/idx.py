@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import gzip
 import io
+import itertools
 import math
-import os
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from data_prep.hashing import hash64
+from data_prep.inputs import open_input, size_of
 from data_prep.plan import IdxSource, LabelledImages
 from data_prep.records import Record
-from data_prep.sources.spans import Span
+from data_prep.sources.plain import decompressed
+from data_prep.sources.spans import Cuts, Span
 from rwtrain.errors import DataError
 
 IMAGES_PER_UNIT = 2000
 UINT8 = 8
 
 
-def spans(source: IdxSource, *, unit_bytes: int) -> list[Span]:
-    found = []
-    for pair in source.files:
-        count = len(read_idx(pair.labels))
-        weight = os.path.getsize(pair.images)
-        for start in range(0, count, IMAGES_PER_UNIT):
-            stop = min(start + IMAGES_PER_UNIT, count)
-            found.append(Span(pair.images, os.path.basename(pair.images), start, stop, weight * (stop - start) // count, (pair.labels,)))
-    return found
+def cut(source: IdxSource, path: str, prefix: Path, *, unit_bytes: int) -> Cuts:
+    """Stretches of a fixed number of images, whatever `unit_bytes`."""
+    count = len(read_idx(next(pair.labels for pair in source.files if pair.images == path)))
+    weight = size_of(path)
+    edges = [*range(0, count, IMAGES_PER_UNIT), count]
+    return Cuts([(start, stop, weight * (stop - start) // count) for start, stop in itertools.pairwise(edges)])
 
 
 def read(source: IdxSource, span: Span, *, seed: int) -> Iterator[Record]:
@@ -87,7 +86,7 @@ def read_idx(path: str) -> np.ndarray:
         DataError: the file cannot be read, is cut short or is no IDX file of bytes.
     """
     try:
-        with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as stream:
+        with decompressed(open_input(path), path) as stream:
             data = stream.read()
     except (OSError, EOFError) as error:
         raise DataError(path, f"cannot be read ({error})", "Check the path, or download the file again") from error

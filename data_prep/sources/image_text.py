@@ -1,30 +1,33 @@
-"""Image–text pairs: WebDataset tars and Parquet tables."""
+"""Image–text pairs: WebDataset tars, and tables (Parquet, Arrow, saved datasets)."""
 
 from __future__ import annotations
 
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from data_prep.plan import ImageTableSource, WebDatasetSource
 from data_prep.records import Bad, Record
-from data_prep.sources.spans import Span, whole_files
+from data_prep.sources import tables
+from data_prep.sources.plain import COMPRESSED, cut_plain, open_plain
+from data_prep.sources.spans import Cuts, Span, at_places
 
 IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "gif"}
 TEXT_SUFFIXES = ("txt", "caption", "json")
-ROWS_AT_ONCE = 64
+TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error)
 
 
-def spans(source: WebDatasetSource | ImageTableSource, *, unit_bytes: int) -> list[Span]:
-    return whole_files(source.paths, source=source.name)
+def cut(source: WebDatasetSource | ImageTableSource, path: str, prefix: Path, *, unit_bytes: int) -> Cuts:
+    if isinstance(source, ImageTableSource):
+        return tables.cut(path, unit_bytes=unit_bytes)
+    return cut_plain(path, prefix, unit_bytes=unit_bytes, cut=lambda stream, size: _cut_tar(path, stream, size, unit_bytes=unit_bytes))
 
 
 def read(source: WebDatasetSource | ImageTableSource, span: Span) -> Iterator[Record | Bad]:
-    """The pairs of a file, in order."""
+    """The pairs of a stretch, in order."""
     pairs = _tar_pairs(source, span) if isinstance(source, WebDatasetSource) else _table_pairs(source, span)
     for pair in pairs:
         if isinstance(pair, Bad):
@@ -34,30 +37,61 @@ def read(source: WebDatasetSource | ImageTableSource, span: Span) -> Iterator[Re
         yield Record(f"{source.name}:{span.label}:{key}", f"{span.path}#{key}", text=text, images=[image], language=source.language)
 
 
-def _tar_pairs(source: WebDatasetSource, span: Span) -> Iterator[tuple[str, str, bytes] | Bad]:
-    """Members that share a name up to the first dot of their base name are one sample; nothing is written to disk."""
-    key, sample = "", dict[str, bytes]()
+def _cut_tar(path: str, stream: BinaryIO, size: int, *, unit_bytes: int) -> Cuts:
+    """Cuts between samples; reads the members' headers only."""
+    places: list[int] = []
+    previous = None
     try:
-        with tarfile.open(span.path, "r|*") as tar:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                if not member.isfile():
-                    continue
-                folder, _, base = member.name.rpartition("/")
-                stem, _, suffix = base.partition(".")
-                name = f"{folder}/{stem}" if folder else stem
-                if name != key:
-                    if sample:
-                        yield _tar_sample(span, key, sample, source.caption_field)
-                    key, sample = name, {}
-                suffix = suffix.lower()
-                if suffix not in IMAGE_SUFFIXES and suffix not in TEXT_SUFFIXES:
-                    continue
-                if member.size > source.max_member_bytes:
-                    yield Bad(span.path, member.name, f"larger than {source.max_member_bytes} bytes")
-                    continue
-                stream = tar.extractfile(member)
-                sample[suffix] = stream.read() if stream is not None else b""
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+                if member.isfile() and (name := _sample_name(member.name)[0]) != previous:
+                    places.append(member.offset)
+                    previous = name
+                tar.members.clear()  # type: ignore[attr-defined]
+            end = tar.offset
+    except TAR_ERRORS:
+        return at_places(places, size, unit_bytes=unit_bytes)  # the reader of the last stretch says why
+    cuts = at_places(places, size, unit_bytes=unit_bytes)
+    stream.seek(end)
+    if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        cuts.bad.append(Bad(path, f"byte {end}", "no tar header; the rest of the tar cannot be read"))
+    return cuts
+
+
+def _sample_name(member: str) -> tuple[str, str]:
+    """Name of a member's sample, which is its name up to the first dot of its base name, and its suffix."""
+    folder, _, base = member.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return f"{folder}/{stem}" if folder else stem, suffix.lower()
+
+
+def _tar_pairs(source: WebDatasetSource, span: Span) -> Iterator[tuple[str, str, bytes] | Bad]:
+    """Members that share a sample's name are one sample; nothing is written to disk."""
+    key, sample = "", dict[str, bytes]()
+    is_whole = span.start == 0 and span.index is None and span.path.partition("::")[0].endswith((*COMPRESSED, ".tgz"))
+    try:
+        with open_plain(span) as stream:
+            stream.seek(span.start)
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for member in tar:
+                    if member.offset >= span.stop and not is_whole:
+                        break
+                    tar.members.clear()  # type: ignore[attr-defined]
+                    if not member.isfile():
+                        continue
+                    name, suffix = _sample_name(member.name)
+                    if name != key:
+                        if sample:
+                            yield _tar_sample(span, key, sample, source.caption_field)
+                        key, sample = name, {}
+                    if suffix not in IMAGE_SUFFIXES and suffix not in TEXT_SUFFIXES:
+                        continue
+                    if member.size > source.max_member_bytes:
+                        yield Bad(span.path, member.name, f"larger than {source.max_member_bytes} bytes")
+                        continue
+                    data = tar.extractfile(member)
+                    sample[suffix] = data.read() if data is not None else b""
+    except TAR_ERRORS as error:
         yield Bad(span.path, f"after {key or 'the beginning'}", f"the rest of the tar cannot be read ({error})")
         return
     if sample:
@@ -78,25 +112,17 @@ def _tar_sample(span: Span, key: str, sample: dict[str, bytes], caption_field: s
 
 
 def _table_pairs(source: ImageTableSource, span: Span) -> Iterator[tuple[str, str, bytes] | Bad]:
-    """Rows of a Parquet file; an image is binary, or a struct with `bytes` as `datasets` writes it."""
-    number = -1
-    try:
-        with pq.ParquetFile(span.path) as file:
-            missing = {source.image_column, source.text_column} - set(file.schema_arrow.names)
-            if missing:
-                yield Bad(span.path, "all rows", f"no column `{min(missing)}`")
-                return
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[source.image_column, source.text_column]):
-                for row in batch.to_pylist():
-                    number += 1
-                    image = _image_bytes(row[source.image_column])
-                    text = row[source.text_column]
-                    if image is None or not isinstance(text, str):
-                        yield Bad(span.path, f"row {number}", "no image" if image is None else "no caption")
-                    else:
-                        yield str(number), text.strip(), image
-    except (pa.ArrowException, OSError) as error:
-        yield Bad(span.path, f"after row {number}", f"the rest of the file cannot be read ({error})")
+    """Rows of a Parquet or Arrow file; an image is binary, or a struct with `bytes` as `datasets` writes it."""
+    for item in tables.rows(span, [source.image_column, source.text_column]):
+        if isinstance(item, Bad):
+            yield item
+            continue
+        number, row = item
+        image, text = _image_bytes(row[source.image_column]), row[source.text_column]
+        if image is None or not isinstance(text, str):
+            yield Bad(span.path, f"row {number}", "no image" if image is None else "no caption")
+        else:
+            yield str(number), text.strip(), image
 
 
 def _image_bytes(value: Any) -> bytes | None:

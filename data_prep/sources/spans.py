@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from rwtrain.errors import DataError
+from data_prep.inputs import size_of
+from data_prep.records import Bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +14,13 @@ class Span:
     """A stretch of an input file.
 
     Attributes:
-        path: the file.
+        path: the file, or its URL.
         label: short name of the file, unique within its source; document ids begin with it.
-        start: first byte, row or image.
+        start: first byte, row group or image.
         stop: one past the last.
         weight: how many input bytes this is, for progress.
         companions: other files that the stretch needs (labels of images).
+        index: file that finds places in a compressed file, if it has one.
     """
 
     path: str
@@ -31,39 +29,57 @@ class Span:
     stop: int
     weight: int
     companions: tuple[str, ...] = ()
+    index: str | None = None
 
 
-def find_files(patterns: Sequence[str], *, source: str) -> list[tuple[str, str]]:
-    """(path, label) of every file that the patterns match, sorted within each pattern.
+@dataclass(slots=True)
+class Cuts:
+    """How a file is cut into stretches.
 
-    Raises:
-        DataError: a pattern matches no file.
+    Attributes:
+        stretches: (start, stop, input bytes) of each, in order; together they cover the file.
+        bad: what was found to be unreadable while looking for the places to cut.
+        index: the stretches count decompressed bytes, which the index beside the unit finds.
     """
-    paths: list[str] = []
-    for pattern in patterns:
-        found = sorted(name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
-        if not found:
-            raise DataError(pattern, f"no file matches (source `{source}`)", f"Correct the path; it is read relative to the current folder, {Path.cwd()}")
-        paths += [name for name in found if name not in paths]
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    return [(path, os.path.relpath(os.path.abspath(path), folder).replace(os.sep, "/")) for path in paths]
+
+    stretches: list[tuple[int, int, int]]
+    bad: list[Bad] = field(default_factory=list)
+    index: bool = False
 
 
-def whole_files(patterns: Sequence[str], *, source: str) -> list[Span]:
-    """One span per file."""
-    spans = []
-    for path, label in find_files(patterns, source=source):
-        size = os.path.getsize(path)
-        spans.append(Span(path, label, 0, size, size))
-    return spans
+def whole(size: int) -> Cuts:
+    """The file as one stretch."""
+    return Cuts([(0, size, size)])
 
 
-def byte_ranges(patterns: Sequence[str], *, source: str, unit_bytes: int) -> list[Span]:
-    """Spans of about `unit_bytes` each; a record belongs to the span in which it begins."""
-    spans = []
-    for path, label in find_files(patterns, source=source):
-        size = os.path.getsize(path)
-        count = max(1, round(size / unit_bytes))
-        edges = [size * number // count for number in range(count + 1)]
-        spans += [Span(path, label, start, stop, stop - start) for start, stop in itertools.pairwise(edges)]
-    return spans
+def even(size: int, *, unit_bytes: int) -> Cuts:
+    """Stretches of about `unit_bytes` bytes each; a record belongs to the stretch in which it begins."""
+    count = max(1, round(size / unit_bytes))
+    edges = [size * number // count for number in range(count + 1)]
+    return Cuts([(start, stop, stop - start) for start, stop in itertools.pairwise(edges)])
+
+
+def at_places(places: list[int], size: int, *, unit_bytes: int) -> Cuts:
+    """Stretches that begin at some of the ascending `places` (records that may not be split), of `unit_bytes` or a little more."""
+    edges = [0]
+    for place in places:
+        if place - edges[-1] >= unit_bytes:
+            edges.append(place)
+    return Cuts([(start, stop, stop - start) for start, stop in itertools.pairwise([*edges, size])])
+
+
+def grouped(weights: list[int], *, unit_bytes: int) -> Cuts:
+    """Stretches of whole groups (of rows) with these bytes each, of `unit_bytes` or a little more; places count groups."""
+    stretches, first, weight = [], 0, 0
+    for number, size in enumerate(weights, 1):
+        weight += size
+        if weight >= unit_bytes or number == len(weights):
+            stretches.append((first, number, weight))
+            first, weight = number, 0
+    return Cuts(stretches or [(0, 0, 0)])
+
+
+def whole_file(path: str, label: str) -> Span:
+    """All of a file, to be read in one go."""
+    size = size_of(path)
+    return Span(path, label, 0, size, size)

@@ -6,19 +6,24 @@ import re
 import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+from data_prep.inputs import open_input, size_of
 from data_prep.plan import WarcSource, WetSource
 from data_prep.records import Bad, Record
 from data_prep.sources.gzip_members import MAGIC, MemberError, find_member, read_member
-from data_prep.sources.spans import Span, byte_ranges
+from data_prep.sources.plain import COMPRESSED, cut_plain, open_plain
+from data_prep.sources.spans import Cuts, Span, at_places, even
 
 BEGINNING = b"WARC/"
 # A record around a page is little larger than the page; beyond this an inflated member is taken for a decompression bomb.
 HEADER_ALLOWANCE = 1 << 20
 SUCCESS = 200
+HEADER_PIECE = 1 << 14
+CONTENT_LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d+)")
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
@@ -35,8 +40,24 @@ class Page:
     body: bytes
 
 
-def spans(source: WarcSource | WetSource, *, unit_bytes: int) -> list[Span]:
-    return byte_ranges(source.paths, source=source.name, unit_bytes=unit_bytes)
+def cut(source: WarcSource | WetSource, path: str, prefix: Path, *, unit_bytes: int) -> Cuts:
+    with open_input(path) as stream:
+        if has_member_per_record(stream):
+            return even(size_of(path), unit_bytes=unit_bytes)
+    return cut_plain(path, prefix, unit_bytes=unit_bytes, cut=lambda stream, size: at_places(list(_record_places(stream, size)), size, unit_bytes=unit_bytes))
+
+
+def _record_places(stream: BinaryIO, size: int) -> Iterator[int]:
+    """Where the records of an uncompressed file begin, from header to header, up to the first that is none."""
+    place = 0
+    while place < size:
+        stream.seek(place)
+        head = stream.read(HEADER_PIECE)
+        length = CONTENT_LENGTH.search(head.partition(b"\r\n\r\n")[0])
+        if not head.startswith(BEGINNING) or length is None:
+            return
+        yield place
+        place += head.index(b"\r\n\r\n") + int(length[1]) + 8 if b"\r\n\r\n" in head else size
 
 
 def read(source: WarcSource | WetSource, span: Span) -> Iterator[Record | Bad]:
@@ -68,9 +89,9 @@ def read_pages(span: Span, *, kind: WarcRecordType, max_record_bytes: int) -> It
     After a damaged record, reading goes on at the next gzip member that begins a WARC record. A page is handed out only
     once the record after it could be read too, because a wrong Content-Length shows itself there.
     """
-    with open(span.path, "rb") as stream:
+    with open_input(span.path) as stream:
         if not has_member_per_record(stream):
-            yield from _read_unmarked(stream, span, kind=kind, max_record_bytes=max_record_bytes)
+            yield from _read_unmarked(span, kind=kind, max_record_bytes=max_record_bytes)
             return
         position = 0 if span.start == 0 else find_member(stream, span.start, span.stop, beginning=BEGINNING)
         while position is not None and position < span.stop:
@@ -183,20 +204,25 @@ def _examine(stream: BinaryIO, offset: int, max_record_bytes: int) -> tuple[str,
     return "", after
 
 
-def _read_unmarked(stream: BinaryIO, span: Span, *, kind: WarcRecordType, max_record_bytes: int) -> Iterator[Page | Bad]:
-    """A file whose records are not compressed one by one has no marks to split it at or to go on at.
+def _read_unmarked(span: Span, *, kind: WarcRecordType, max_record_bytes: int) -> Iterator[Page | Bad]:
+    """A file whose records are not compressed one by one has no marks to go on at: a span is read up to the first damage.
 
-    Its first span reads all of it, up to the first damage; the place of a page is its number.
+    The place of a page is its first byte in the decompressed file.
     """
-    if span.start > 0:
-        return
-    stream.seek(0)
-    number = -1
+    last = span.start
     try:
-        for number, record in enumerate(_iterate(stream, kind)):
-            page = _page(record, number, max_record_bytes)
-            if len(page.body) < min(page.length, max_record_bytes + 1):
-                raise OSError(f"Content-Length says {page.length} bytes, {len(page.body)} follow")
-            yield _checked(page, span, max_record_bytes)
-    except OSError as error:
-        yield Bad(span.path, str(max(number, 0)), f"the rest of the file cannot be read ({error})")
+        with open_plain(span) as stream:
+            compressed = span.index is None and span.path.partition("::")[0].endswith(COMPRESSED)
+            stream.seek(span.start)
+            for record in _iterate(stream, WarcRecordType.any_type):
+                last = record.stream_pos
+                if last >= span.stop and not compressed:
+                    return
+                if record.record_type != kind:
+                    continue
+                page = _page(record, last, max_record_bytes)
+                if len(page.body) < min(page.length, max_record_bytes + 1) and record.http_headers is None:
+                    raise OSError(f"Content-Length says {page.length} bytes, {len(page.body)} follow")
+                yield _checked(page, span, max_record_bytes)
+    except (OSError, EOFError, zlib.error) as error:
+        yield Bad(span.path, str(last), f"the rest of the stretch cannot be read ({error})")

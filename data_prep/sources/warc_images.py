@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from fastwarc.warc import WarcRecordType
@@ -10,9 +11,10 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from data_prep.extraction import decode
 from data_prep.hashing import hash64
+from data_prep.inputs import open_input, size_of
 from data_prep.plan import WarcImageSource
 from data_prep.records import Bad, Record
-from data_prep.sources.spans import Span, whole_files
+from data_prep.sources.spans import Cuts, Span, whole
 from data_prep.sources.warc import HTML_TYPES, SUCCESS, has_member_per_record, read_page_at, read_pages
 
 CAPTION_SELECTORS = ("figcaption", "p.title", ".title", ".caption", "caption")
@@ -21,14 +23,14 @@ FIGURE_CLASSES = {"figure", "informalfigure", "mediaobject", "imageblock", "thum
 ANCESTORS = 4
 
 
-def spans(source: WarcImageSource, *, unit_bytes: int) -> list[Span]:
-    return whole_files(source.paths, source=source.name)
+def cut(source: WarcImageSource, path: str, prefix: Path, *, unit_bytes: int) -> Cuts:
+    return whole(size_of(path))
 
 
 def read(source: WarcImageSource, span: Span) -> Iterator[Record | Bad]:
     """One record per image and text, in the order of the pages; an image shown again with the same text counts once."""
     limit = source.max_record_bytes
-    with open(span.path, "rb") as stream:
+    with open_input(span.path) as stream:
         if not has_member_per_record(stream):
             yield Bad(span.path, "all records", "images can be looked up only in files with one gzip member per record")
             return

@@ -5,9 +5,14 @@ from __future__ import annotations
 import bz2
 import gzip
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from data_prep.plan import Source
+from data_prep.sources.spans import Span
+from data_prep.sources.survey import survey_here
 
 PROSE = (
     "The old lighthouse stood on a cliff above the bay, and every evening its keeper climbed the stairs to light the lamp. "
@@ -74,3 +79,8 @@ def write_idx(folder: Path, labels: list[int], *, prefix: str = "train") -> tupl
     image_path.write_bytes(gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", *images.shape) + images.tobytes()))
     label_path.write_bytes(gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", len(labels)) + bytes(labels)))
     return image_path, label_path
+
+
+def stretches(source: Source, *, unit_bytes: int) -> list[Span]:
+    """The stretches of a source's files; indexes lie in a folder that is left to the operating system."""
+    return survey_here(source, Path(tempfile.mkdtemp(prefix="rwtrain-test-")), unit_bytes=unit_bytes)[0]

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data_prep.pool import Pool, Unit
-from data_prep.work import WorkFolder
+from data_prep.engines.processes import Processes
+from data_prep.pool import Pool
+from data_prep.work import Unit, WorkFolder
 
 
 def units() -> list[Unit]:
@@ -24,4 +25,4 @@ def work(arguments: Any, prefix: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    Pool(2, WorkFolder(sys.argv[1]), quiet=True).run(work, units(), label="slow")
+    Pool(Processes(2), WorkFolder(sys.argv[1]), quiet=True).run(work, units(), label="slow")

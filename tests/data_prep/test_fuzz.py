@@ -16,7 +16,7 @@ from data_prep.plan import WarcImageSource, WarcSource, WebDatasetSource, WetSou
 from data_prep.records import Bad, Record
 from data_prep.sources import image_text, warc, warc_images, wikipedia
 from data_prep.wikitext import wikitext_to_text
-from tests.data_prep.builders import conversion, page, response
+from tests.data_prep.builders import conversion, page, response, stretches
 
 FUZZ = settings(max_examples=120, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MEMBERS = [response(page(f"text {number}" * 9), uri=f"http://a.test/{number}") for number in range(5)] + [conversion(b"plain text", uri="http://a.test/w")]
@@ -49,12 +49,12 @@ def test_damaged_warc_members(tmp_path: Path, data: bytes, unit_bytes: int) -> N
         WarcSource(kind="warc", name="s", paths=[str(path)], max_record_bytes=10_000),
         WetSource(kind="wet", name="s", paths=[str(path)], max_record_bytes=10_000),
     ):
-        found = [record for span in warc.spans(source, unit_bytes=unit_bytes) for record in warc.read(source, span)]
+        found = [record for span in stretches(source, unit_bytes=unit_bytes) for record in warc.read(source, span)]
         assert all(isinstance(record, Record | Bad) for record in found)
         ids = [record.doc_id for record in found if isinstance(record, Record)]
         assert len(ids) == len(set(ids))
     images = WarcImageSource(kind="warc_images", name="s", paths=[str(path)])
-    list(warc_images.read(images, warc_images.spans(images, unit_bytes=1)[0]))
+    list(warc_images.read(images, stretches(images, unit_bytes=1)[0]))
 
 
 @FUZZ
@@ -64,7 +64,7 @@ def test_damaged_warc_content(tmp_path: Path, data: bytes) -> None:
     for content in (data, gzip.compress(data)):
         path.write_bytes(content)
         source = WarcSource(kind="warc", name="s", paths=[str(path)])
-        found = [record for span in warc.spans(source, unit_bytes=1 << 30) for record in warc.read(source, span)]
+        found = [record for span in stretches(source, unit_bytes=1 << 30) for record in warc.read(source, span)]
         assert all(isinstance(record, Record | Bad) for record in found)
 
 
@@ -75,7 +75,7 @@ def test_damaged_dumps(tmp_path: Path, data: bytes) -> None:
         path = tmp_path / name
         path.write_bytes(content)
         source = WikipediaSource(kind="wikipedia", name="w", paths=[str(path)])
-        assert all(isinstance(record, Record | Bad) for record in wikipedia.read(source, wikipedia.spans(source, unit_bytes=1)[0]))
+        assert all(isinstance(record, Record | Bad) for record in wikipedia.read(source, stretches(source, unit_bytes=1)[0]))
 
 
 @settings(max_examples=200, deadline=5000)
@@ -130,7 +130,7 @@ def test_damaged_tars(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "in" / "x.tar"
     path.write_bytes(data)
     source = WebDatasetSource(kind="webdataset", name="t", paths=[str(path)], max_member_bytes=10_000)
-    assert all(isinstance(record, Record | Bad) for record in image_text.read(source, image_text.spans(source, unit_bytes=1)[0]))
+    assert all(isinstance(record, Record | Bad) for record in image_text.read(source, stretches(source, unit_bytes=1)[0]))
     assert [item.name for item in tmp_path.iterdir()] == ["in"]
     assert [item.name for item in path.parent.iterdir()] == ["x.tar"]
 
@@ -143,6 +143,6 @@ def test_a_decompression_bomb_stays_small(tmp_path: Path) -> None:
     path.write_bytes(bomb + MEMBERS[0])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     source = WarcSource(kind="warc", name="s", paths=[str(path)], max_record_bytes=1 << 20)
-    found = list(warc.read(source, warc.spans(source, unit_bytes=1 << 30)[0]))
+    found = list(warc.read(source, stretches(source, unit_bytes=1 << 30)[0]))
     assert [type(item) for item in found] == [Bad, Record]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB

@@ -20,7 +20,7 @@ from data_prep.records import Bad, Record, Removed
 from data_prep.sources import image_text, warc_images
 from data_prep.sources.warc_images import image_references
 from rwtrain.data.shards import ShardDataset
-from tests.data_prep.builders import response
+from tests.data_prep.builders import response, stretches
 
 
 def picture(number: int = 0, size: tuple[int, int] = (40, 40), kind: str = "PNG") -> bytes:
@@ -41,7 +41,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
 
 def read_tar(path: Path, **settings: Any) -> list[Record | Bad]:
     source = WebDatasetSource(kind="webdataset", name="t", paths=[str(path)], **settings)
-    return [record for span in image_text.spans(source, unit_bytes=1) for record in image_text.read(source, span)]
+    return [record for span in stretches(source, unit_bytes=1) for record in image_text.read(source, span)]
 
 
 def test_webdataset_samples(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_image_tables(tmp_path: Path) -> None:
     )
     pq.write_table(table, tmp_path / "x.parquet")
     source = ImageTableSource(kind="image_table", name="t", paths=[str(tmp_path / "x.parquet")])
-    found = [record for span in image_text.spans(source, unit_bytes=1) for record in image_text.read(source, span)]
+    found = [record for span in stretches(source, unit_bytes=1) for record in image_text.read(source, span)]
     assert [(record.text, record.images) for record in found if isinstance(record, Record)] == [("one", [picture(1)])]
     assert [(bad.record, bad.reason) for bad in found if isinstance(bad, Bad)] == [("row 1", "no image"), ("row 2", "no caption")]
 
@@ -131,7 +131,7 @@ def test_images_of_a_crawl_meet_their_texts(tmp_path: Path) -> None:
         + response(picture(3), uri="http://a.test/gone.png", headers="Content-Type: image/png", status="404 Not Found")
     )
     source = WarcImageSource(kind="warc_images", name="w", paths=[str(path)])
-    found = [record for span in warc_images.spans(source, unit_bytes=1) for record in warc_images.read(source, span)]
+    found = [record for span in stretches(source, unit_bytes=1) for record in warc_images.read(source, span)]
     assert [(record.source, record.text, record.images) for record in found if isinstance(record, Record)] == [
         ("http://a.test/i/1.png", "the first", [picture(1)]),
         ("http://a.test/2.jpg", "the second", [picture(2, kind="JPEG")]),

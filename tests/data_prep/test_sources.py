@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_prep.inputs import find_files
 from data_prep.plan import IdxSource, LabelledImages, TextSource
 from data_prep.records import Bad, Record
 from data_prep.sources import idx, text
-from data_prep.sources.spans import find_files
 from rwtrain.errors import DataError
-from tests.data_prep.builders import write_idx
+from tests.data_prep.builders import stretches, write_idx
 
 
 def read_text(path: Path, **settings: str) -> list[Record | Bad]:
     source = TextSource(kind="text", name="t", paths=[str(path)], **settings)
-    return [record for span in text.spans(source, unit_bytes=1) for record in text.read(source, span)]
+    return [record for span in stretches(source, unit_bytes=1) for record in text.read(source, span)]
 
 
 def test_bad_json_lines_cost_those_lines(tmp_path: Path) -> None:
@@ -29,10 +29,10 @@ def test_bad_json_lines_cost_those_lines(tmp_path: Path) -> None:
     found = read_text(path)
     assert [record.text for record in found if isinstance(record, Record)] == ["one", "two"]
     assert [(bad.record, bad.reason.split("(")[0].strip()) for bad in found if isinstance(bad, Bad)] == [
-        ("line 2", "invalid UTF-8 at byte 10 of the line"),
-        ("line 3", "not JSON"),
-        ("row 3", "no text in column `text`"),
-        ("line 5", "not a JSON object"),
+        ("byte 16", "invalid UTF-8 at byte 10 of the line"),
+        ("byte 30", "not JSON"),
+        ("byte 39", "no text in column `text`"),
+        ("byte 52", "not a JSON object"),
     ]
     assert found[-1].source == "http://a.test/"
 
@@ -82,7 +82,7 @@ def idx_source(tmp_path: Path, labels: list[int], classes: list[str]) -> IdxSour
 
 def test_idx_images_become_png_with_captions_of_their_class(tmp_path: Path) -> None:
     source = idx_source(tmp_path, [0, 1, 0, 1] * 10, ["cat", "dog"])
-    records = [record for span in idx.spans(source, unit_bytes=1) for record in idx.read(source, span, seed=0)]
+    records = [record for span in stretches(source, unit_bytes=1) for record in idx.read(source, span, seed=0)]
     assert len(records) == 40
     for number, record in enumerate(records):
         name = ["cat", "dog"][number % 2]
@@ -97,7 +97,7 @@ def test_idx_images_become_png_with_captions_of_their_class(tmp_path: Path) -> N
 def test_a_class_without_a_name_is_refused(tmp_path: Path) -> None:
     source = idx_source(tmp_path, [0, 2], ["cat", "dog"])
     with pytest.raises(DataError, match="record 1: class number 2, but the plan names 2 classes"):
-        list(idx.read(source, idx.spans(source, unit_bytes=1)[0], seed=0))
+        list(idx.read(source, stretches(source, unit_bytes=1)[0], seed=0))
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from data_prep.plan import WarcSource, WetSource
 from data_prep.records import Bad, Record
 from data_prep.sources import warc
 from data_prep.sources.spans import Span
-from tests.data_prep.builders import conversion, page, response, write_warc
+from tests.data_prep.builders import conversion, page, response, stretches, write_warc
 
 SAMPLE = Path(__file__).parents[2] / "examples/data/cc-main-2020-34-sample.warc.gz"
 
 
 def read_all(path: Path, *, unit_bytes: int = 1 << 30, kind: str = "warc", **settings: int) -> tuple[list[Record], list[Bad]]:
     source = (WarcSource if kind == "warc" else WetSource)(kind=kind, name="s", paths=[str(path)], **settings)
-    found = [record for span in warc.spans(source, unit_bytes=unit_bytes) for record in warc.read(source, span)]
+    found = [record for span in stretches(source, unit_bytes=unit_bytes) for record in warc.read(source, span)]
     return [record for record in found if isinstance(record, Record)], [bad for bad in found if isinstance(bad, Bad)]
 
 

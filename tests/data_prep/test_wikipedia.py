@@ -9,14 +9,14 @@ from data_prep.plan import WikipediaSource
 from data_prep.records import Bad, Record
 from data_prep.sources import wikipedia
 from data_prep.wikitext import drop_brackets, wikitext_to_text
-from tests.data_prep.builders import write_dump
+from tests.data_prep.builders import stretches, write_dump
 
 SAMPLE = Path(__file__).parents[2] / "examples/data/enwiki-pages-articles1-shortened.xml.bz2"
 
 
-def read_all(path: Path) -> tuple[list[Record], list[Bad]]:
+def read_all(path: Path, *, unit_bytes: int = 1 << 30) -> tuple[list[Record], list[Bad]]:
     source = WikipediaSource(kind="wikipedia", name="w", paths=[str(path)])
-    found = [record for span in wikipedia.spans(source, unit_bytes=1) for record in wikipedia.read(source, span)]
+    found = [record for span in stretches(source, unit_bytes=unit_bytes) for record in wikipedia.read(source, span)]
     return [record for record in found if isinstance(record, Record)], [bad for bad in found if isinstance(bad, Bad)]
 
 
@@ -51,7 +51,7 @@ def test_a_dump_that_ends_early_is_read_as_far_as_it_goes(tmp_path: Path, cut: i
     assert 490 < len(records) < 500
     assert [record.raw for record in records] == [record.raw for record in expected[: len(records)]]
     assert len(bad) == 1
-    assert bad[0].record == f"after article {len(records)}"
+    assert bad[0].reason.startswith("the dump ends early")
 
 
 def test_wikitext_keeps_prose_and_drops_the_rest() -> None:
