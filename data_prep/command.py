@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
+from data_prep.engines import Engine
+from data_prep.engines.processes import Processes
+from data_prep.engines.ray_cluster import RayCluster
 from data_prep.inspection import Options, inspect
 from data_prep.pipeline import Preparation
 from data_prep.plan import Plan
@@ -13,10 +17,13 @@ from data_prep.summary import Summary
 from rwtrain.config.load import load_config
 from rwtrain.errors import ConfigError
 
+ENGINES = ("pool", "ray")
+
 EPILOG = """examples:
   rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --workers 2
   rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --set link.store=runs/demo/entities --set language.keep=[en,de]
   rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --dry-run
+  rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --engine ray --address head.example.org:6379
   rwtrain prep inspect runs/demo/corpus
   rwtrain prep inspect runs/demo/corpus --doc wikipedia:12 --store runs/demo/entities
   rwtrain prep inspect runs/demo/corpus/shards/text/train --seq-len 1024 --seq-len 4096
@@ -31,8 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN.yaml|inspect", help="the plan to run, or the word `inspect` to look into a dataset")
     parser.add_argument("dataset", nargs="?", help="after `inspect`: a prepared folder or one of its datasets")
     parser.add_argument("--out", help="output folder")
-    parser.add_argument("--workers", type=int, help="number of processes (default: one per core); the result is the same for any number")
-    parser.add_argument("--dry-run", action="store_true", help="show the inputs, the units of work and what is finished already, and stop")
+    parser.add_argument("--workers", type=int, help="units done at the same time (default: one per core); the result is the same for any number")
+    parser.add_argument("--engine", choices=ENGINES, default="pool", help="what does the units of work: processes of this machine, or a Ray cluster")
+    parser.add_argument("--address", default="auto", help="of the Ray cluster: HOST:PORT of its head, auto for the one that runs here, local to start one")
+    parser.add_argument("--dry-run", action="store_true", help="show the inputs, the units of work with their sizes, and what is finished already, and stop")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the plan, for example dedup.bands=20"
     )
@@ -65,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workers is not None and arguments.workers < 1:
         raise ConfigError(f"--workers {arguments.workers}: give at least 1.")
     plan = load_config(Plan, arguments.plan, arguments.overrides)
-    preparation = Preparation(plan, arguments.out, workers=arguments.workers, quiet=arguments.quiet)
+    preparation = Preparation(plan, arguments.out, engine=open_engine(arguments), quiet=arguments.quiet)
     if arguments.dry_run:
         print(preparation.dry_run())
         return 0
@@ -73,6 +82,13 @@ def run(arguments: argparse.Namespace) -> int:
     summary = preparation.run()
     print(describe(summary, Path(arguments.out), time.perf_counter() - begin))
     return 0
+
+
+def open_engine(arguments: argparse.Namespace) -> Engine:
+    """The engine that the arguments name."""
+    if arguments.engine == "ray":
+        return RayCluster(arguments.address, workers=arguments.workers)
+    return Processes(arguments.workers or os.cpu_count() or 1)
 
 
 def describe(summary: Summary, out: Path, seconds: float) -> str:
