@@ -26,6 +26,7 @@ from data_prep.plan import ExtractNode, PrivacyNode, WarcSource, WikipediaSource
 from data_prep.privacy import KINDS, Privacy, find
 from data_prep.records import Record
 from data_prep.sources import warc, wikipedia
+from data_prep.sources.spans import whole_file
 
 PLANTED, QUICK_PLANTED = 4000, 500
 CONTEXT = 24
@@ -77,8 +78,8 @@ def real_texts(path: Path) -> list[str]:
     sources = [(warc, WarcSource(kind="warc", name="web", paths=[str(page)])) for page in pages]
     dump = WikipediaSource(kind="wikipedia", name="wiki", paths=[str(EXAMPLES / "enwiki-pages-articles1-shortened.xml.bz2")])
     for reader, source in [*sources, (wikipedia, dump)]:
-        for span in reader.spans(source, unit_bytes=1 << 40):  # type: ignore[attr-defined]
-            records = [record for record in reader.read(source, span) if isinstance(record, Record)]  # type: ignore[attr-defined]
+        for name in source.paths:
+            records = [record for record in reader.read(source, whole_file(name, name)) if isinstance(record, Record)]  # type: ignore[attr-defined]
             texts += [item.text for record in records for item in extract([record]) if isinstance(item, Record)]
     return texts
 
