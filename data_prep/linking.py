@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from data_prep.work import key_of
+from rwtrain.files import content_hash
 
 
 class Mention(Protocol):
@@ -24,6 +28,16 @@ def open_linker(folder: str) -> Any:
     from rwtrain.model.linking_refinedweb import EntityLinker
 
     return EntityLinker.open(folder)
+
+
+LINKER_CODE = "rwtrain/model/linking*.py"
+
+
+def linker_hash(folder: str) -> str:
+    """Hash of everything that links depend on: the linker's names, weights, vectors and settings, and its code."""
+    code = sorted(Path(__file__).parents[1].glob(LINKER_CODE))
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    return key_of("linker", [[path.name, content_hash(path)] for path in (*code, *files)])
 
 
 def token_spans(text: str, mentions: Iterable[Mention], byte_ends: np.ndarray) -> tuple[list[int], list[int], list[int]]:

@@ -19,7 +19,7 @@ from data_prep.engines import Engine
 from data_prep.engines.processes import Processes
 from data_prep.ingest import ingest, is_deduplicated
 from data_prep.jobs import Inputs, Job, describe_jobs, look_at_inputs, refuse_empty
-from data_prep.linking import open_linker
+from data_prep.linking import linker_hash, open_linker
 from data_prep.packing_figures import measure_packing
 from data_prep.plan import DedupNode, Plan
 from data_prep.pool import Pool
@@ -145,7 +145,8 @@ class Preparation:
 
     def _tokenise(self, jobs: Sequence[Job], documents: Sequence[Documents], tokenizer: Tokenizer, store_hash: str | None, pool: Pool) -> list[TokenisedUnit]:
         plan = self.plan
-        settings = [plan.seed, plan.splits.model_dump(), plan.link.model_dump(exclude={"store"}), store_hash, tokenizer.hash]
+        linker = linker_hash(plan.link.store) if plan.link.store is not None else None
+        settings = [plan.seed, plan.splits.model_dump(), plan.link.model_dump(exclude={"store"}), linker, tokenizer.hash]
         units = []
         for job, left in zip(jobs, documents, strict=True):
             link = store_hash is not None and "link" not in job.source.skip

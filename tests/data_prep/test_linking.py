@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from data_prep.linking import token_spans
+from data_prep import linking
+from data_prep.linking import linker_hash, token_spans
 
 
 def mention(start: int, end: int, entity: int = 7) -> SimpleNamespace:
@@ -33,3 +35,19 @@ BYTE_ENDS = np.array([3, 5, 9, 12, 15])
 )
 def test_mentions_become_whole_tokens(mentions, expected) -> None:
     assert token_spans(TEXT, mentions, BYTE_ENDS) == expected
+
+
+def test_a_change_of_the_linker_or_of_its_code_changes_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "linker.json").write_text("{}")
+    (tmp_path / "linker.safetensors").write_bytes(b"names")
+    before = linker_hash(str(tmp_path))
+    assert linker_hash(str(tmp_path)) == before
+    (tmp_path / "linker.safetensors").write_bytes(b"Names")
+    changed = linker_hash(str(tmp_path))
+    assert changed != before
+    code = tmp_path / "code" / "rwtrain" / "model"
+    code.mkdir(parents=True)
+    original = Path(linking.__file__).parents[1] / "rwtrain" / "model" / "linking_refinedweb.py"
+    (code / "linking_refinedweb.py").write_text(original.read_text() + "# one more line\n")
+    monkeypatch.setattr(linking, "__file__", str(tmp_path / "code" / "data_prep" / "linking.py"))
+    assert linker_hash(str(tmp_path)) != changed

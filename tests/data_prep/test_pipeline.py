@@ -231,6 +231,7 @@ class WordLinker:
 def test_entity_mentions_point_at_their_tokens(tmp_path: Path, monkeypatch) -> None:
     for module in (pipeline, sys.modules["data_prep.tokenise"]):
         monkeypatch.setattr(module, "open_linker", lambda folder: WordLinker())
+    monkeypatch.setattr(pipeline, "linker_hash", lambda folder: "linker-hash")
     path = write_warc(tmp_path / "pages.warc.gz", 10)
     prepare(warc_plan(path, link={"store": "anywhere"}, splits={"valid": 0}), tmp_path / "out")
     dataset = ShardDataset(tmp_path / "out/shards/text/train")
