@@ -10,6 +10,7 @@ from pathlib import Path
 from data_prep.engines import Engine
 from data_prep.engines.processes import Processes
 from data_prep.engines.ray_cluster import RayCluster
+from data_prep.engines.slurm_array import SlurmArray
 from data_prep.inspection import Options, inspect
 from data_prep.pipeline import Preparation
 from data_prep.plan import Plan
@@ -17,13 +18,14 @@ from data_prep.summary import Summary
 from rwtrain.config.load import load_config
 from rwtrain.errors import ConfigError
 
-ENGINES = ("pool", "ray")
+ENGINES = ("pool", "ray", "slurm")
 
 EPILOG = """examples:
   rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --workers 2
   rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --set link.store=runs/demo/entities --set language.keep=[en,de]
   rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --dry-run
   rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --engine ray --address head.example.org:6379
+  rwtrain prep examples/demo/prep.yaml --out runs/demo/corpus --engine slurm --workers 64 --slurm=--partition=cpu --slurm=--mem-per-cpu=4G
   rwtrain prep inspect runs/demo/corpus
   rwtrain prep inspect runs/demo/corpus --doc wikipedia:12 --store runs/demo/entities
   rwtrain prep inspect runs/demo/corpus/shards/text/train --seq-len 1024 --seq-len 4096
@@ -39,8 +41,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", nargs="?", help="after `inspect`: a prepared folder or one of its datasets")
     parser.add_argument("--out", help="output folder")
     parser.add_argument("--workers", type=int, help="units done at the same time (default: one per core); the result is the same for any number")
-    parser.add_argument("--engine", choices=ENGINES, default="pool", help="what does the units of work: processes of this machine, or a Ray cluster")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="pool",
+        help="what does the units of work: processes of this machine, a Ray cluster, or Slurm array jobs, one a stage",
+    )
     parser.add_argument("--address", default="auto", help="of the Ray cluster: HOST:PORT of its head, auto for the one that runs here, local to start one")
+    parser.add_argument(
+        "--slurm", dest="slurm_options", action="append", default=[], metavar="OPTION", help="further option of sbatch, for example --slurm=--partition=cpu"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the inputs, the units of work with their sizes, and what is finished already, and stop")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the plan, for example dedup.bands=20"
@@ -88,6 +98,10 @@ def open_engine(arguments: argparse.Namespace) -> Engine:
     """The engine that the arguments name."""
     if arguments.engine == "ray":
         return RayCluster(arguments.address, workers=arguments.workers)
+    if arguments.engine == "slurm":
+        if arguments.workers is None:
+            raise ConfigError("Say with --workers how many tasks a Slurm job has.")
+        return SlurmArray(arguments.workers, options=arguments.slurm_options)
     return Processes(arguments.workers or os.cpu_count() or 1)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
+import io
 import itertools
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import xxhash
 
@@ -17,6 +18,7 @@ from rwtrain.errors import DataError, RWTrainError
 REMOTE = "://"
 LOCAL_PREFIX = "file://"
 CHUNK_BYTES = 1 << 22
+BUFFER_BYTES = 1 << 18
 # What file systems call the mark of a version of a file: S3, HTTP, Google and Azure, Hugging Face.
 VERSION_MARKS = ("ETag", "etag", "Content-MD5", "md5Hash", "content_md5", "LastModified", "Last-Modified", "last_modified", "mtime", "blob_id")
 DATASET_STATE, DATASET_SPLITS = "state.json", "dataset_dict.json"
@@ -99,12 +101,20 @@ def _labels(paths: list[str]) -> list[str]:
     return [key if clash else labels[key] for key in keys]
 
 
+class _Remote(io.BufferedReader):
+    """A file of a file system that lives as long as the file is open."""
+
+    def __init__(self, stream: Any, files: Any) -> None:
+        super().__init__(stream, BUFFER_BYTES)
+        self.files = files
+
+
 def open_input(path: str) -> BinaryIO:
     """Open an input for reading bytes, seekable."""
     if not is_remote(path):
         return open(path, "rb")
     files, name = _file_system(path)
-    return cast(BinaryIO, files.open(name, "rb"))
+    return _Remote(files.open(name, "rb"), files)
 
 
 def size_of(path: str) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +14,17 @@ import pytest
 import yaml
 
 from data_prep.engines.ray_cluster import RayCluster
+from data_prep.engines.slurm_array import SlurmArray
 from data_prep.pipeline import Preparation
 from data_prep.plan import Plan
+from data_prep.pool import Pool
+from data_prep.work import Unit, WorkFolder
 from rwtrain.cli import main
-from rwtrain.errors import RWTrainError
+from rwtrain.config.load import load_config
+from rwtrain.errors import DataError, RWTrainError
 from tests.data_prep.builders import prose, write_warc
 from tests.data_prep.test_pipeline import digest
+from tests.launch.slurm import slurm_cluster
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
@@ -56,6 +63,49 @@ def test_a_ray_cluster_that_loses_a_node_gives_the_same_bytes(plan: Path, tmp_pa
     assert done.returncode == 0, done.stderr[-3000:]
     assert "lost a node" in done.stdout
     assert digest(tmp_path / "out") == expected(plan, tmp_path)
+
+
+def test_slurm_array_jobs_give_the_same_bytes(plan: Path, tmp_path: Path) -> None:
+    want = expected(plan, tmp_path)
+    with slurm_cluster(tmp_path / "slurm"):
+        command = ["prep", str(plan), "--out", str(tmp_path / "out"), "--engine", "slurm", "--workers", "3", "--slurm=--mem=200M", "--quiet"]
+        assert main(command) == 0
+        assert digest(tmp_path / "out") == want
+        (logs,) = (tmp_path / "out/work/slurm").glob("ingest-*.logs")
+        assert len(list(logs.iterdir())) == 3
+        with pytest.raises(RWTrainError, match=r"sbatch failed: .*Correct the options given with --slurm"):
+            Preparation(load_config(Plan, plan), tmp_path / "other", engine=SlurmArray(2, options=["--partition=none"]), quiet=True).run()
+
+
+def test_tasks_that_slurm_loses_are_done_by_another_job(tmp_path: Path) -> None:
+    with slurm_cluster(tmp_path / "slurm"):
+        pool = Pool(SlurmArray(2), WorkFolder(tmp_path / "work"), quiet=True)
+        units = [Unit("dies", f"key{number}", 1, f"number {number}", [number, str(tmp_path)]) for number in range(5)]
+        assert [result["number"] for result in pool.run(dies_once, units, label="dies")] == list(range(5))
+        assert len(list((tmp_path / "work/slurm").glob("*.sbatch"))) == 2
+        broken = [Unit("broken", f"other{number}", 1, f"number {number}", number) for number in range(2)]
+        with pytest.raises(DataError, match=r"^pages\.gz: number [01] is bad\. Mend it\.$"):
+            pool.run(finds_bad_data, broken, label="broken")
+
+
+def dies_once(arguments: list, prefix: Path) -> dict[str, int]:
+    """The first time that number 2 is done, the task is killed."""
+    number, folder = arguments
+    mark = Path(folder, "died")
+    if number == 2 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"number": number}
+
+
+def finds_bad_data(number: int, prefix: Path) -> dict[str, int]:
+    raise DataError("pages.gz", f"number {number} is bad", "Mend it")
+
+
+def test_no_slurm_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RWTrainError, match=r"Slurm's sbatch, squeue, scancel is not on this machine's PATH"):
+        SlurmArray(2)
 
 
 def test_no_cluster_at_the_address(plan: Path, tmp_path: Path, capsys) -> None:
