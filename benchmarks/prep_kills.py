@@ -1,9 +1,13 @@
-"""Kill a preparation at random instants, resume it, and compare all output with an undisturbed run: `python -m benchmarks.prep_kills [--quick]`."""
+"""Kill a preparation at random instants, resume it, and compare all output with an undisturbed run: `python -m benchmarks.prep_kills [--quick]`.
+
+Runs with 1, 2 and 5 worker processes and on a Ray cluster take turns in one folder, so each goes on with what the others left.
+"""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -17,8 +21,16 @@ from pathlib import Path
 
 from benchmarks.peer_env import ROOT
 
-KILLS, QUICK_KILLS = 20, 5
+KILLS, QUICK_KILLS = 20, 8
 PLAN = ROOT / "examples" / "demo" / "prep.yaml"
+# Ray's daemons live in namespaces of their own: reachable from nowhere else, and gone with the killed run.
+ALONE = ["unshare", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+ENGINES = {
+    "1 process": (["--workers", "1"], []),
+    "2 processes": (["--workers", "2"], []),
+    "5 processes": (["--workers", "5"], []),
+    "Ray": (["--engine", "ray", "--address", "local", "--workers", "2"], ALONE),
+}
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -31,39 +43,50 @@ def digest(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def command(engine: str, out: Path) -> list[str]:
+    arguments, wrapper = ENGINES[engine]
+    return [*wrapper, sys.executable, "-m", "rwtrain.cli", "prep", str(PLAN), "--quiet", "--set", "unit_bytes=20000", "--out", str(out), *arguments]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer kills")
     options = parser.parse_args()
     generator = random.Random(0)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
         folder = Path(name)
-        command = [sys.executable, "-m", "rwtrain.cli", "prep", str(PLAN), "--quiet", "--workers", "2", "--set", "unit_bytes=20000", "--out"]
+        environment = os.environ | {"RAY_TMPDIR": name, "RAY_USAGE_STATS_ENABLED": "0"}
         begin = time.perf_counter()
-        subprocess.run([*command, folder / "whole"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command("2 processes", folder / "whole"), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - begin
         one = digest(folder / "whole")
-        kills = completions = 0
+        wanted = -(-(QUICK_KILLS if options.quick else KILLS) // len(ENGINES))
+        kills, completions = dict.fromkeys(ENGINES, 0), dict.fromkeys(ENGINES, 0)
         differing: set[str] = set()
-        while kills < (QUICK_KILLS if options.quick else KILLS) or not completions:
-            process = subprocess.Popen([*command, folder / "killed"], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+        for engine in itertools.cycle(ENGINES):
+            if all(kills[name] >= wanted and completions[name] for name in ENGINES):
+                break
+            out = folder / "killed"
+            process = subprocess.Popen(command(engine, out), cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
             try:
-                process.wait(generator.uniform(0.3, seconds / 2))
+                limit = None if kills[engine] >= wanted else generator.uniform(0.3, seconds)
+                status = process.wait(limit)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                kills += 1
+                kills[engine] += 1
                 continue
-            completions += 1
-            other = digest(folder / "killed")
+            if status != 0:
+                raise SystemExit(f"a run with {engine} failed with status {status}")
+            completions[engine] += 1
+            other = digest(out)
             differing |= {path for path in one.keys() | other.keys() if one.get(path) != other.get(path)}
-            shutil.rmtree(folder / "killed")  # a finished run leaves nothing to interrupt: begin again
-    print(f"{len(one)} files, {kills} kills, {completions} completed runs, {len(differing)} differing files {sorted(differing)[:5]}")
-    print(
-        json.dumps(
-            {"name": "prep_kills", "quick": options.quick, "files": len(one), "kills": kills, "completions": completions, "differing_files": len(differing)}
-        )
-    )
+            shutil.rmtree(out)  # a finished run leaves nothing to interrupt: begin again
+    for engine in ENGINES:
+        print(f"{engine:<12} {kills[engine]} kills, {completions[engine]} completed runs")
+    print(f"{len(one)} files, {len(differing)} differing files {sorted(differing)[:5]}")
+    figures = {"kills": sum(kills.values()), "completions": sum(completions.values()), "kills_by_engine": kills, "completions_by_engine": completions}
+    print(json.dumps({"name": "prep_kills", "quick": options.quick, "files": len(one), **figures, "differing_files": len(differing)}))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def unfinished_tasks(job: str) -> list[str]:
     """States of a job's tasks that wait or run (`PENDING`, `RUNNING` …); empty once the job is over, however it ended."""
     done = subprocess.run(["squeue", "--noheader", "--array", "--format=%T", f"--jobs={job}"], capture_output=True, text=True)
     if done.returncode != 0 and "Invalid job id" not in done.stderr:
-        raise RWTrainError(f"squeue failed: {done.stderr.strip()}. Finished units are kept; run the same command again when Slurm answers.")
+        raise RWTrainError(f"squeue failed: {' '.join(done.stderr.split())} Finished units are kept; run the same command again when Slurm answers.")
     return done.stdout.split()
 
 
@@ -67,5 +67,5 @@ def cancel(job: str) -> None:
 def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RWTrainError(f"{command[0]} failed: {done.stderr.strip()}. Correct the options given with --slurm.")
+        raise RWTrainError(f"{command[0]} failed: {' '.join(done.stderr.split())} Correct the options given with --slurm.")
     return done.stdout
