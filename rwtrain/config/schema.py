@@ -7,11 +7,14 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rwtrain.config.load import Node
+from rwtrain.config.presets import PRESETS
 
 
 class ModelConfig(Node):
     """The trunk's shape; the vocabulary, entity and image widths follow from the data."""
 
+    preset: str | None = None
+    """A shape by name (10m, 50m, 125m, 350m, 1b, 3b, 7b, 13b, 70b); the values beside it replace its own."""
     hidden_size: PositiveInt = 512
     """Width of the hidden states."""
     intermediate_size: PositiveInt = 1408
@@ -39,7 +42,34 @@ class ModelConfig(Node):
     gate_layers: list[NonNegativeInt] | None = None
     """Layers before which entity vectors enter; None for the middle layer."""
     vision: dict[str, Any] | None = None
-    """Vision backbone as a transformers configuration dict with `model_type`; None for a model without images."""
+    """Vision backbone as a transformers configuration dict with `model_type`; None, or batch.image_rows 0: a model without images."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, values: Any) -> Any:
+        name = values.get("preset") if isinstance(values, dict) else None
+        if name is None:
+            return values
+        if str(name).lower() not in PRESETS:
+            raise ValueError(f"no preset {name!r}; known: {', '.join(PRESETS)}")
+        preset = PRESETS[str(name).lower()]
+        if "num_hidden_layers" in values:  # the preset's gates belong to its own depth
+            preset = {key: value for key, value in preset.items() if key != "gate_layers"}
+        return preset | values
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        heads, key_value_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
+        if self.hidden_size % heads:
+            raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={heads}")
+        if self.hidden_size // heads % 2:
+            raise ValueError(f"heads of {self.hidden_size // heads} features are odd, and rotary embeddings need pairs: change num_attention_heads")
+        if heads % key_value_heads:
+            raise ValueError(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={key_value_heads}")
+        outside = [layer for layer in self.gate_layers or [] if layer >= self.num_hidden_layers]
+        if outside:
+            raise ValueError(f"gate_layers={self.gate_layers}: the layers are 0 to {self.num_hidden_layers - 1}")
+        return self
 
 
 class DataConfig(Node):

@@ -69,7 +69,7 @@ def open_inputs(config: TrainConfig, *, verify: bool) -> Inputs:
     images, image_size, image_tokens = None, 0, 0
     if config.data.images is not None and config.batch.image_rows:
         images = open_dataset(config.data.images, tokenizer, verify=verify, entity_store_hash=store_hash)
-    if config.model.vision is not None:
+    if config.model.vision is not None and config.batch.image_rows:
         image_size, image_tokens = image_shape(config.model.vision)
     if config.batch.image_rows and image_tokens + 2 * config.batch.caption_tokens > config.batch.seq_len:
         raise ConfigError(
@@ -100,17 +100,26 @@ def image_shape(vision: dict[str, Any]) -> tuple[int, int]:
 
 def model_config(config: TrainConfig, inputs: Inputs) -> RefinedWebConfig:
     """The model's configuration: the user's shape plus what follows from tokenizer, entity store and image encoder."""
+    return shape_model(config, vocab_size=inputs.tokenizer.vocab_size, entity_dim=inputs.entity_dim, image_tokens=inputs.image_tokens)
+
+
+def shape_model(config: TrainConfig, *, vocab_size: int, entity_dim: int, image_tokens: int) -> RefinedWebConfig:
+    """The model's configuration from the user's shape and the three widths that the data decides.
+
+    Args:
+        image_tokens: tokens of one image; 0 builds a model without image encoder.
+    """
     shape = config.model
     try:
         return RefinedWebConfig(
-            vocab_size=inputs.tokenizer.vocab_size,
-            **shape.model_dump(exclude={"rope_theta", "vision", "gate_layers"}),
-            gate_layers=shape.gate_layers if inputs.entity_dim else [],  # type: ignore[arg-type]  # None: the model chooses
+            vocab_size=vocab_size,
+            **shape.model_dump(exclude={"preset", "rope_theta", "vision", "gate_layers"}),
+            gate_layers=shape.gate_layers if entity_dim else [],  # type: ignore[arg-type]  # None: the model chooses
             rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
-            entity_dim=inputs.entity_dim,
+            entity_dim=entity_dim,
             image_logit_bias_init=-10.0 if config.objectives.image_contrast_form == "sigmoid" else None,  # few pairs match: SigLIP's value
-            vision_config=shape.vision,
-            image_seq_length=inputs.image_tokens,
+            vision_config=shape.vision if image_tokens else None,
+            image_seq_length=image_tokens,
             bos_token_id=BOS_ID,
             eos_token_id=EOS_ID,
             pad_token_id=PAD_ID,
@@ -144,7 +153,7 @@ def identity(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
         "data.tokenizer": inputs.tokenizer.hash,
         "data.entity_store": inputs.vectors_hash,
         "seed": config.seed,
-        **{f"model.{key}": value for key, value in config.model.model_dump(mode="json").items()},
+        **{f"model.{key}": value for key, value in config.model.model_dump(mode="json", exclude={"preset"}).items()},
         **{f"batch.{key}": value for key, value in config.batch.model_dump(mode="json").items() if key != "accumulation"},
     }
 
