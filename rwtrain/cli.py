@@ -20,6 +20,7 @@ VERBS = {
     "tokenizer": ("data_prep.tokenizer_command", "prep", "train or inspect a sentencepiece tokenizer"),
     "kg": ("rwtrain.knowledge.command", "prep", "import a knowledge graph, train TransE, look at entities"),
     "link": ("rwtrain.knowledge.link_command", "prep", "link the entities in a text"),
+    "plan": ("rwtrain.train.plan_command", "train", "work out the memory, time and cost of a training run before it starts"),
     "train": ("rwtrain.train.command", "train", "train a model with DeepSpeed"),
     "checkpoint": ("rwtrain.train.checkpoint_command", "train", "list, verify, prune and convert the checkpoints of a run"),
     "eval": ("rwtrain.evaluate.command", "train", "evaluate a checkpoint, an export or a knowledge graph"),

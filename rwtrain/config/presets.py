@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+
 def _trunk(
     width: int, feed_forward: int, layers: int, heads: int, kv_heads: int, *, context: int, tied: bool, embedding: int, gates: list[int]
 ) -> dict[str, Any]:
@@ -48,6 +49,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "3b": _trunk(3072, 8192, 28, 24, 8, context=4096, tied=False, embedding=1024, gates=[9, 18]) | {"vision": _vision(768, 12, patch=16, image=224)},
     "7b": _trunk(4096, 11008, 32, 32, 32, context=4096, tied=False, embedding=1024, gates=[10, 20]) | {"vision": _vision(768, 12, patch=16, image=224)},
     "13b": _trunk(5120, 13824, 40, 40, 40, context=4096, tied=False, embedding=1024, gates=[13, 26]) | {"vision": _vision(1024, 24, patch=14, image=224)},
-    "70b": _trunk(8192, 28672, 80, 64, 8, context=4096, tied=False, embedding=1024, gates=[26, 53])
-    | {"vision": _vision(1024, 24, patch=14, image=224)},
+    "70b": _trunk(8192, 28672, 80, 64, 8, context=4096, tied=False, embedding=1024, gates=[26, 53]) | {"vision": _vision(1024, 24, patch=14, image=224)},
 }

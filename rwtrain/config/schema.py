@@ -184,8 +184,8 @@ class EngineConfig(Node):
 
     overlays: list[str] = ["zero3", "bf16"]
     """Names of overlays in ds_configs/, or paths of JSON files, merged over the base in this order."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them."""
+    activation_checkpointing: NonNegativeInt = 0
+    """Recompute the activations of every n-th layer in the backward pass instead of keeping them: 1 (or true) all, 2 half of them; 0 (or false) none."""
     timeout_s: PositiveFloat = 1800.0
     """Seconds after which a collective operation that does not finish ends the job."""
 

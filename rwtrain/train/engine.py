@@ -27,7 +27,7 @@ def build_engine(
     *,
     steps: int,
     seed: int,
-    activation_checkpointing: bool,
+    activation_checkpointing: int,
 ) -> Any:
     """A DeepSpeed engine around a freshly initialised model.
 
@@ -38,6 +38,7 @@ def build_engine(
         deepspeed_config: the resolved JSON.
         steps: optimiser steps of the whole run, the length of the schedule.
         seed: of the weights; the same on every rank, so that they agree at any world size.
+        activation_checkpointing: recompute every n-th layer in the backward pass, 0 for none.
 
     Raises:
         ConfigError: the device does not support the precision that is asked for.
@@ -63,6 +64,8 @@ def build_engine(
     del holder
     if activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+        for index, layer in enumerate(model.model.layers):
+            layer.gradient_checkpointing = index % activation_checkpointing == 0
     optimizer = torch.optim.AdamW(
         parameter_groups(model, optimizer_config.weight_decay),
         lr=0.0,  # set by `start_schedule`: DeepSpeed may take an empty step before
