@@ -79,7 +79,7 @@ def count_parameters(config: RefinedWebConfig) -> Parameters:
         layers=layer * config.num_hidden_layers,
         gates=gates,
         vision=vision,
-        rest=(norm if config.norm_position == "pre" else 0) + width * config.embedding_dim + 2,
+        rest=(norm if config.norm_position == "pre" else 0) + width * config.embedding_dim + 2 + (config.image_logit_bias_init is not None),
     )
 
 

@@ -103,7 +103,8 @@ def rank_memory(
     """
     parameters = count_parameters(config)
     states = _states(parameters, precision, world_size=world_size, cpu=cpu)
-    activations, working = _activations(config, recipe, precision.bytes, checkpoint_every=checkpoint_every, label_tokens=label_tokens)
+    chunk = LOSS_CHUNK_TOKENS["cpu" if cpu else "cuda"]
+    activations, working = _activations(config, recipe, precision.bytes, checkpoint_every=checkpoint_every, label_tokens=label_tokens, chunk=chunk)
     return Memory(**states, activations=activations, working=working)
 
 
@@ -154,7 +155,7 @@ def layer_activation_bytes(config: RefinedWebConfig, seq_len: int, size: int) ->
     return 2 * norm + attention + 4 * size * config.intermediate_size
 
 
-def _activations(config: RefinedWebConfig, recipe: Recipe, size: int, *, checkpoint_every: int, label_tokens: float) -> tuple[float, float]:
+def _activations(config: RefinedWebConfig, recipe: Recipe, size: int, *, checkpoint_every: int, label_tokens: float, chunk: int) -> tuple[float, float]:
     """(kept for the backward pass, needed beside it at the busiest moment)."""
     width, seq_len, layers = config.hidden_size, recipe.config.seq_len, config.num_hidden_layers
     tokens = recipe.rows * seq_len
@@ -170,7 +171,7 @@ def _activations(config: RefinedWebConfig, recipe: Recipe, size: int, *, checkpo
     if config.entity_dim:
         kept += recipe.rows * recipe.config.mentions_per_row * (len(config.gate_layers) * 6 * size * width + FP32 * config.entity_dim)
         kept += len(config.gate_layers) * size * width * tokens
-    logits = min(LOSS_CHUNK_TOKENS, label_tokens) * config.vocab_size * (FP32 + (size if size < FP32 else 0))
+    logits = min(chunk, label_tokens) * config.vocab_size * (FP32 + (size if size < FP32 else 0))
     head = logits + (FP32 + size) * config.vocab_size * width
     backward = tokens * size * (3 * config.intermediate_size + 2 * width)  # gradients inside a feed-forward
     return kept, max(head, backward + (layer if recomputed else 0))
