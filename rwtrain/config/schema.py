@@ -207,6 +207,22 @@ class CheckpointConfig(Node):
     """Train on while a checkpoint is written from a copy in host memory (as large as a rank's files); False writes it before the next step."""
 
 
+class GuardConfig(Node):
+    """When a step is skipped, a run rewound or ended."""
+
+    spike_sigmas: NonNegativeFloat = 6.0
+    """A loss so many standard deviations above the mean of the window is a spike, and its step is skipped; 0 skips none."""
+    spike_window: PositiveInt = 128
+    """Steps of the window; no step is a spike before it is full."""
+    max_skips: PositiveInt = 5
+    """Skipped steps in a row after which weights and optimiser go back to the last checkpoint; the data goes on."""
+    max_rewinds: NonNegativeInt = 3
+    """Rewinds of one process after which it gives up with exit status 86."""
+    hang_timeout_s: NonNegativeFloat = 100.0
+    """Seconds without progress after which a rank names the rank it waits for and ends the job with exit status 87; 0 waits for engine.timeout_s.
+    The first step and saving a checkpoint may take engine.timeout_s."""
+
+
 class LoggingConfig(Node):
     """What is reported and how often."""
 
@@ -214,6 +230,8 @@ class LoggingConfig(Node):
     """Steps between lines on the console and in TensorBoard; metrics.jsonl has every step."""
     tensorboard: bool = True
     """Write RUN/tensorboard."""
+    peak_tflops: PositiveFloat | None = None
+    """Peak of one device in 10^12 operations per second, for MFU; None for the known value of the GPU, if it is known."""
 
 
 class TrainConfig(Node):
@@ -239,6 +257,8 @@ class TrainConfig(Node):
     """DeepSpeed."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints."""
+    guard: GuardConfig = GuardConfig()
+    """What protects the run."""
     logging: LoggingConfig = LoggingConfig()
     """Reporting."""
 

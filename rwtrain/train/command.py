@@ -17,7 +17,8 @@ EPILOG = """examples:
 
 Run it again to continue from the latest checkpoint, with as many processes as before or others.
 Under torchrun or srun, where RANK and WORLD_SIZE are set, it joins that job.
-Exit status: 0 finished, 85 stopped by SIGTERM or SIGUSR1 with a checkpoint written, 2 a problem that you can fix."""
+Exit status: 0 finished, 85 stopped by SIGTERM or SIGUSR1 with a checkpoint written, 2 a problem that you can fix,
+86 too many bad steps, 87 a rank hangs (RUN/logs says which)."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

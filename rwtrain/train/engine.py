@@ -66,7 +66,9 @@ def build_engine(
         model.gradient_checkpointing_enable({"use_reentrant": False})
         for index, layer in enumerate(model.model.layers):
             layer.gradient_checkpointing = index % activation_checkpointing == 0
-    optimizer = torch.optim.AdamW(
+    zero_stage = deepspeed_config.get("zero_optimization", {}).get("stage", 0)
+    plain = not zero_stage and not any(deepspeed_config.get(kind, {}).get("enabled") for kind in ("bf16", "fp16"))
+    optimizer = (SkippingAdamW if plain else torch.optim.AdamW)(
         parameter_groups(model, optimizer_config.weight_decay),
         lr=0.0,  # set by `start_schedule`: DeepSpeed may take an empty step before
         betas=(optimizer_config.beta1, optimizer_config.beta2),
@@ -83,6 +85,22 @@ def build_engine(
     with contextlib.redirect_stdout(None):
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=start_schedule, config=deepspeed_config)
     return engine
+
+
+class SkippingAdamW(torch.optim.AdamW):
+    """AdamW that makes no update from gradients that are not finite, as DeepSpeed's optimisers do; for fp32 without ZeRO, where none of them is used.
+
+    Attributes:
+        overflow: whether the last update was dropped; DeepSpeed's engine asks for it.
+    """
+
+    overflow = False
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        norms = [parameter.grad.norm() for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
+        self.overflow = bool(norms) and not bool(torch.isfinite(torch.stack(norms)).all())  # gradients are reduced: all ranks see the same
+        return None if self.overflow else super().step(closure)
 
 
 def initialize_weights(model: PreTrainedModel, *, seed: int, partitioned: bool) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from rwtrain.config.deepspeed import resolve
 from rwtrain.config.schema import TrainConfig
@@ -19,7 +22,12 @@ from rwtrain.objectives.task import LOSSES, PretrainingTask, TaskOutput
 from rwtrain.train import distributed, saving
 from rwtrain.train.distributed import Ranks
 from rwtrain.train.engine import build_engine
-from rwtrain.train.metrics import MetricsLog
+from rwtrain.train.flops import micro_batch_flops
+from rwtrain.train.guard import EXIT_DIVERGED, Diverged, Guard
+from rwtrain.train.hardware import peak_tflops_of
+from rwtrain.train.metrics import MetricsLog, peak_memory_gb, read_metrics, throughput
+from rwtrain.train.rank_log import close_rank_log, open_rank_log
+from rwtrain.train.sentinel import Sentinel
 from rwtrain.train.setup import check_identity, make_loader, model_config, open_inputs, prepare_run_folder
 from rwtrain.train.signals import StopRequest
 
@@ -27,7 +35,7 @@ EXIT_STOPPED = 85  # stopped on request with a checkpoint written: start again t
 
 
 def train(config: TrainConfig, *, fallback: bool = False) -> int:
-    """Train to `config.steps`, continuing from the run's latest checkpoint; return the exit status (0, or `EXIT_STOPPED`).
+    """Train to `config.steps`, continuing from the run's latest checkpoint; return the exit status (0, `EXIT_STOPPED` or `EXIT_DIVERGED`).
 
     Args:
         fallback: if that checkpoint is damaged, continue from the newest one before it that is whole.
@@ -36,6 +44,10 @@ def train(config: TrainConfig, *, fallback: bool = False) -> int:
     try:
         stop = StopRequest()  # not before: a rank that waits in vain for the others should die of SIGTERM
         return Trainer(config, ranks, fallback=fallback).run(stop)
+    except Diverged as error:
+        if ranks.is_main:
+            print(f"error: {error}", file=sys.stderr)
+        return EXIT_DIVERGED
     except RuntimeError as error:
         if not distributed.is_lost_peer(error):
             raise
@@ -69,12 +81,31 @@ class Trainer:
             activation_checkpointing=config.engine.activation_checkpointing,
         )
         self.step = saving.load(self.engine, ranks, self.folder, fallback=fallback)
-        self.tokens_per_step = self.loader.recipe.rows * config.batch.seq_len * replicas
+        self.replicas, self.rows_per_step = replicas, self.loader.recipe.rows * replicas
+        self.tokens_per_step = self.rows_per_step * config.batch.seq_len
+        self.peak_tflops = config.logging.peak_tflops
+        if self.peak_tflops is None and ranks.device.type == "cuda":
+            self.peak_tflops = peak_tflops_of(torch.cuda.get_device_name(ranks.device))
+        past = {line["step"]: line for line in read_metrics(self.folder) if line["step"] <= self.step} if ranks.is_main else {}
+        counted = [line["loss/total"] for _, line in sorted(past.items()) if "skipped" not in line and line["loss/total"] is not None]
+        self.guard = Guard(config.guard, ranks.broadcast(counted[-config.guard.spike_window :]))  # type: ignore[arg-type]
         self.log = MetricsLog(self.folder, enabled=ranks.is_main, tensorboard=config.logging.tensorboard, start=self.step, steps=config.steps)
+        self.rank_log = open_rank_log(self.folder, ranks.rank)
+        self.sentinel = Sentinel(
+            self.folder,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            limit_s=config.guard.hang_timeout_s,
+            slow_limit_s=config.engine.timeout_s,
+            log=self.rank_log,
+        )
         self.saver = saving.Saver(self.engine, ranks, self.folder, config.checkpoint, self.log.event, loaded_step=self.step)
         self.pending: list[dict[str, Any]] = []
         self.losses: list[float] = []  # since the last checkpoint
+        self.started = False
+        self.verdict = "go on"
         self.stall_s: float | None = None  # what the last checkpoint took, to be reported with the next step
+        self.rank_log.info("rank %d of %d, process %d on %s; %s", ranks.rank, ranks.world_size, os.getpid(), ranks.device, self._summary())
         if ranks.is_main:
             print(self._summary(), flush=True)
 
@@ -93,65 +124,147 @@ class Trainer:
         stopped = False
         batches = self.loader.iterate(self.step, self.config.steps)
         try:
-            for micro_batches, waited_s in batches:
-                self._train_step(micro_batches, waited_s)
-                self.saver.poll()
-                if self.step % self.config.checkpoint.every_steps == 0:
-                    self._save()
-                (stopped,) = self.ranks.agree(stop.requested)
-                if stopped:
-                    break
-            self._save_last()
+            with self.sentinel:
+                while True:
+                    self.sentinel.enter(self.step + 1, "data")
+                    prepared = next(batches, None)
+                    if prepared is None:
+                        break
+                    self._train_step(*prepared)
+                    self.saver.poll()
+                    if self.step % self.config.checkpoint.every_steps == 0:
+                        self._save()
+                    self.sentinel.enter(self.step, "agreement")
+                    (stopped,) = self.ranks.agree(stop.requested)
+                    if stopped:
+                        self.rank_log.info("step %d: stopping on request", self.step)
+                        break
+                self._save_last()
+        except BaseException as error:
+            self.rank_log.info("ended behind step %d: %s: %s", self.step, type(error).__name__, error)
+            raise
         finally:
             batches.close()  # type: ignore[attr-defined]
             self._flush()
             self.log.close()
+            close_rank_log(self.rank_log)
         return EXIT_STOPPED if stopped and self.step < self.config.steps else 0
 
     def _train_step(self, micro_batches: list[Batch], waited_s: float) -> None:
         began = time.perf_counter()
+        first, self.started = not self.started, True
         torch.manual_seed(self.config.seed * 1_000_003 + self.step * self.ranks.world_size + self.ranks.rank)
         counts = self.ranks.total(torch.stack([self.task.counts(batch) for batch in micro_batches]).sum(0))
-        outputs = []
+        outputs: list[TaskOutput] = []
+        limit = self.guard.limit
+        self.sentinel.enter(self.step + 1, "features", slow=first)
         cached = self.task.cache(self.engine, [self._to_device(batch) for batch in micro_batches], counts) if self.caching else []
-        for batch, known in itertools.zip_longest(micro_batches, cached):
+        for index, (batch, known) in enumerate(itertools.zip_longest(micro_batches, cached)):
+            self.sentinel.enter(self.step + 1, f"forward {index + 1}/{len(micro_batches)}", slow=first)
             output = self.task(self.engine, self._to_device(batch), counts, known)
-            self.engine.backward(output.total)
-            self.engine.step()
             outputs.append(output)
+            self.sentinel.enter(self.step + 1, f"backward {index + 1}/{len(micro_batches)}", slow=first)
+            factor: torch.Tensor | float = 1.0
+            if index + 1 == len(micro_batches):
+                sums = self._sum_over_ranks(outputs)
+                factor = self._verdict(sums, counts, limit)
+            self.engine.backward(output.total * factor)
+            self.sentinel.enter(self.step + 1, f"update {index + 1}/{len(micro_batches)}", slow=first)
+            self.engine.step()
         self.step += 1
-        sums = self.ranks.total(torch.stack([output.sums for output in outputs]).sum(0).cpu())
         seconds = time.perf_counter() - began + waited_s
-        self._record(sums, counts, outputs[-1], seconds=seconds, waited_s=waited_s)
+        reason = self._record(sums.cpu(), counts, outputs[-1], limit, seconds=seconds, waited_s=waited_s)
+        if reason is not None:
+            self._skip(reason, micro_batches, outputs)
 
-    def _record(self, sums: torch.Tensor, counts: torch.Tensor, output: TaskOutput, *, seconds: float, waited_s: float) -> None:
+    def _sum_over_ranks(self, outputs: list[TaskOutput]) -> torch.Tensor:
+        """Losses of the whole global batch, [losses], on the device: on a GPU the host does not wait for them."""
+        sums = torch.stack([output.sums for output in outputs]).sum(0)
+        if self.ranks.device.type == "cpu":
+            return self.ranks.total(sums)
+        dist.all_reduce(sums)
+        return sums
+
+    def _verdict(self, sums: torch.Tensor, counts: torch.Tensor, limit: float) -> torch.Tensor:
+        """1, or NaN if the step must not count: NaN gradients make DeepSpeed drop the update on every rank and ZeRO stage, and clean up."""
+        weights = torch.tensor(self.task.weights, dtype=sums.dtype, device=sums.device)
+        total = (sums / counts.to(sums.device).clamp(min=1) * weights).sum()
+        good = torch.isfinite(sums).all() & (total <= limit)
+        return torch.where(good, 1.0, torch.nan).to(torch.float32)
+
+    def _record(self, sums: torch.Tensor, counts: torch.Tensor, output: TaskOutput, limit: float, *, seconds: float, waited_s: float) -> str | None:
+        """Note the step's figures; return why it was skipped, None if it counted."""
         means = (sums / counts.clamp(min=1)).tolist()
         total = sum(weight * value for weight, value in zip(self.task.weights, means, strict=True))
-        if not torch.isfinite(sums).all():
-            raise RWTrainError(
-                f"Step {self.step}: the loss is not finite ({dict(zip(LOSSES, means, strict=True))}). "
-                "Lower optimizer.learning_rate, or use the bf16 or fp32 overlay."
-            )
-        self.losses.append(total)
+        reason = self.guard.reason(total, limit, applied=self.engine.was_step_applied())
         line: dict[str, Any] = {"step": self.step, "loss/total": total}
         line |= {f"loss/{name}": value for name, value, weight in zip(LOSSES, means, self.task.weights, strict=True) if weight and counts[LOSSES.index(name)]}
-        line |= {
-            "learning_rate": self.engine.get_lr()[0],
-            "tokens_per_s": self.tokens_per_step / seconds,
-            "step_s": seconds,
-            "data_stall": waited_s / seconds,
-        }
+        flops = micro_batch_flops(
+            self.engine.module.config, self.loader.recipe, label_tokens=float(counts[:3].sum()) / self.replicas, world_size=self.ranks.world_size
+        )
+        speed = throughput(
+            tokens=self.tokens_per_step,
+            samples=self.rows_per_step,
+            flops=sum(flops.values()) * self.replicas,
+            seconds=seconds,
+            world_size=self.ranks.world_size,
+            peak_tflops=self.peak_tflops,
+        )
+        line |= {"learning_rate": self.engine.get_lr()[0], **speed, "step_s": seconds, "data_stall": waited_s / seconds, "memory_gb": peak_memory_gb()}
         if (grad_norm := self.engine.get_global_grad_norm()) is not None:  # plain fp32 without ZeRO has none
             line["grad_norm"] = float(grad_norm)
+        if self.engine.fp16_enabled():
+            line["loss_scale"] = float(self.engine.optimizer.loss_scale)
         line |= {f"inverse_temperature/{name}": float(value) for name, value in output.scales.items()}
         if output.gate_openness is not None:
             layers = self.engine.module.config.gate_layers
             line |= {f"gate_openness/layer_{layer}": value for layer, value in zip(layers, output.gate_openness.tolist(), strict=True)}
         if self.stall_s is not None:
             line["checkpoint_stall_s"], self.stall_s = self.stall_s, None
+        if reason is None:
+            self.losses.append(total)
+        else:
+            line["skipped"] = reason
         self.pending.append(line)
         if self.step % self.config.logging.every_steps == 0:
             self._flush()
+        self.verdict = self.guard.note(total, None if reason is None or self._scaling_down(reason) else reason)
+        return reason
+
+    def _scaling_down(self, reason: str) -> bool:
+        """An fp16 overflow that DeepSpeed answers by halving the loss scale: it happens every so often, and is no fault of the data."""
+        return reason == "gradient not finite" and self.engine.fp16_enabled() and self.engine.optimizer.loss_scale > 1
+
+    def _skip(self, reason: str, micro_batches: list[Batch], outputs: list[TaskOutput]) -> None:
+        """Name the samples of a skipped step, then do what the guard decided."""
+        mine = {kind: [int(position) for batch in micro_batches for position in batch.samples[kind]] for kind in micro_batches[0].samples}
+        local = torch.stack([output.sums for output in outputs]).sum(0)
+        blame = "" if torch.isfinite(local).all() else "; this rank's loss is not finite"
+        self.rank_log.warning("step %d skipped: %s%s; samples %s", self.step, reason, blame, mine)
+        blamed = self.ranks.gather((self.ranks.rank, mine) if blame else None)
+        named = [f"rank {entry[0]} {entry[1]}" for entry in blamed if isinstance(entry, tuple)]
+        self.log.event(
+            "skip",
+            self.step,
+            f"{reason}: weights and optimiser unchanged" + (f"; not finite on {'; '.join(named)}" if named else f"; samples of rank 0 {mine}"),
+        )
+        if self.verdict == "go on":
+            return
+        guard = self.config.guard
+        found = None
+        if self.verdict == "rewind":
+            self.saver.finish()
+            self.sentinel.enter(self.step, "rewind", slow=True)
+            found = saving.load(self.engine, self.ranks, self.folder)
+        if not found:
+            why = "there is no checkpoint to return to" if self.verdict == "rewind" else f"{guard.max_rewinds} rewinds have not helped"
+            raise Diverged(
+                f"Step {self.step}: {guard.max_skips} steps in a row were skipped ({reason}), and {why}. Look at the samples in {self.folder}/logs, "
+                "lower optimizer.learning_rate, or start again from an older checkpoint (`rwtrain checkpoint`)."
+            )
+        message = f"{guard.max_skips} steps in a row skipped: weights and optimiser of step {found}, the data goes on behind step {self.step}"
+        self.rank_log.warning("rewind: %s", message)
+        self.log.event("rewind", self.step, message)
 
     def _flush(self) -> None:
         self.log.write(self.pending)
@@ -159,12 +272,15 @@ class Trainer:
 
     def _save(self) -> None:
         began = time.perf_counter()
+        self.sentinel.enter(self.step, "checkpoint", slow=True)
         self.saver.begin(self.step, loss=sum(self.losses) / len(self.losses) if self.losses else None)
         self.losses = []
+        self.rank_log.info("step %d: saving a checkpoint", self.step)
         self.stall_s = time.perf_counter() - began
 
     def _save_last(self) -> None:
         """Leave no step behind: finish the save in flight, save what is not saved yet."""
+        self.sentinel.enter(self.step, "checkpoint", slow=True)
         self.saver.finish()
         if self.saver.saved_step != self.step:
             self._save()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 
 class MetricsLog:
     """Writes RUN/metrics.jsonl and RUN/tensorboard on the main rank; does nothing on the others.
+
+    Numbers that are not finite are written as null, which every JSON reader accepts.
 
     Args:
         start: first step of this process (after a resume: the checkpoint's step); later lines of an earlier process stay in
@@ -38,14 +42,15 @@ class MetricsLog:
         if self._file is None or self._bar is None or not lines:
             return
         for line in lines:
-            self._file.write(json.dumps({"process": self._process, **line}) + "\n")
+            self._file.write(json.dumps({"process": self._process, **{name: _finite(value) for name, value in line.items()}}) + "\n")
         self._file.flush()
         last = lines[-1]
+        numbers = {name: value for name, value in last.items() if name != "step" and isinstance(value, int | float)}
         if self._board is not None:
-            for name, value in last.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, last["step"])
-        self._bar.set_postfix_str(f"loss {last['loss/total']:.3f}, {last['tokens_per_s']:,.0f} tokens/s", refresh=False)
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, last["step"])
+        speed = f"{last['tokens_per_s']:,.0f} tokens/s" + (f", MFU {last['mfu']:.1%}" if "mfu" in last else "")
+        self._bar.set_postfix_str(f"loss {last['loss/total']:.3f}, {speed}", refresh=False)
         self._bar.update(len(lines))
 
     def event(self, name: str, step: int, message: str) -> None:
@@ -58,6 +63,33 @@ class MetricsLog:
         for sink in (self._file, self._board, self._bar):
             if sink is not None:
                 sink.close()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def throughput(*, tokens: int, samples: int, flops: float, seconds: float, world_size: int, peak_tflops: float | None) -> dict[str, float]:
+    """Speed of one step.
+
+    Args:
+        tokens, samples: of the global batch: places of all rows; rows.
+        flops: operations of all ranks (rwtrain.train.flops).
+        peak_tflops: of one device; without it there is no MFU.
+    """
+    per_device = flops / seconds / world_size / 1e12
+    found = {"tokens_per_s": tokens / seconds, "samples_per_s": samples / seconds, "tflops_per_device": per_device}
+    return found | ({"mfu": per_device / peak_tflops} if peak_tflops else {})
+
+
+def peak_memory_gb() -> float:
+    """The largest memory of this process so far in 10⁹ bytes: the GPU's if there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e9
+    return 0.0
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -263,7 +263,7 @@ def _largest_terms(memory: Memory) -> str:
 
 def scaling(config: TrainConfig, cluster: Cluster, widths: Widths) -> list[tuple[int, Plan | None, Plan | None, str]]:
     """Over world sizes: (ranks, plan at the configured global batch or None, plan at the configured rows per rank or None, reason)."""
-    found = []
+    found: list[tuple[int, Plan | None, Plan | None, str]] = []
     rows = {name: getattr(config.batch, name) for name in ("text_rows", "masked_rows", "pair_rows", "image_rows")}
     for ranks in WORLD_SIZES:
         gpus = min(cluster.gpus, ranks)
