@@ -127,7 +127,7 @@ def loss_and_weights(positive_Q: torch.Tensor, negative_QK: torch.Tensor, *, con
         The loss of each query [Q], d loss / d positive [Q], d loss / d negative [Q, K].
     """
     if config.loss == "self_adversarial":
-        share_QK = torch.softmax(-config.adversarial_temperature * negative_QK, 1)
+        share_QK = torch.softmax(-config.adversarial_temperature * negative_QK, 1).nan_to_num_(0.0)  # a query may have no negative left
         gap_QK = config.margin - negative_QK
         loss_Q = torch.nn.functional.softplus(positive_Q - config.margin) + (share_QK * torch.nn.functional.softplus(gap_QK)).sum(1)
         return loss_Q, torch.sigmoid(positive_Q - config.margin), share_QK.mul_(gap_QK.sigmoid_()).neg_()

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from rwtrain.cli import main
 from rwtrain.errors import DataError
 from rwtrain.knowledge.evaluate import KnownAnswers, evaluate_link_prediction, evaluate_vectors, relation_categories
 from rwtrain.knowledge.store import EntityStore
@@ -81,6 +83,17 @@ def test_equal_distances_everywhere_give_the_middle_rank_and_chance_is_the_mean_
     )
     assert figures["mean_rank"] == 5
     assert figures["chance_mrr"] == pytest.approx(sum(1 / rank for rank in range(1, 10)) / 9)
+
+
+def test_the_command_prints_figures_per_category(store: EntityStore, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = {"entity_vectors": np.ones((len(store), 3), np.float32), "relation_vectors": np.ones((store.relation_count, 3), np.float32)}
+    write_vectors(store, **tables, details={"norm": 2})
+    assert main(["eval", "kg", str(store.folder), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert sum(kind["triples"] for kind in figures["categories"].values()) == figures["triples"] == 1
+    (kind,) = figures["categories"]
+    assert main(["eval", "kg", str(store.folder)]) == 0
+    assert f"categories {kind} tail mrr" in capsys.readouterr().out
 
 
 def test_a_store_without_vectors_or_test_triples_is_refused(store: EntityStore) -> None:

@@ -108,6 +108,21 @@ def test_rows_outside_the_batch_are_not_touched() -> None:
     assert changed == [1, 3, 7, 9, 50 + 2]
 
 
+@pytest.mark.parametrize("loss", ["softmax", "self_adversarial"])
+def test_a_query_without_a_negative_left_still_learns_from_its_triple(loss: str) -> None:
+    model = TransE(entities=3, relations=1, config=TransEConfig(dimension=4, loss=loss, margin=1.0))
+    triples, negatives = np.array([[0, 0, 1]]), np.array([1, 2])
+    before = model.table.vectors.clone()
+    everything = (np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+    found = model.step(triples, negatives, everything, learning_rate=0.01)
+    positive = distance(before[0], before[3], before[1], norm=2).item()
+    expected = 2 * np.log1p(np.exp(positive - 1.0)) if loss == "self_adversarial" else 0.0
+    assert float(found) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert model.table.vectors.isfinite().all()
+    moved = distance(*model.table.vectors[[0, 3, 1]], norm=2).item()
+    assert moved < positive if loss == "self_adversarial" else moved == pytest.approx(positive)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("norm", [1, 2])
 def test_a_step_on_the_gpu_equals_one_on_the_cpu(norm: int) -> None:
