@@ -15,7 +15,7 @@ from typing import Any
 from rwtrain.errors import DataError, RWTrainError
 from rwtrain.knowledge.importing import import_sources
 from rwtrain.knowledge.parts import ALIAS, DESCRIPTION, LABEL, SITELINKS, TITLE, TYPE, Part
-from rwtrain.knowledge.reading import UNIT_BYTES, Source, decoded_lines
+from rwtrain.knowledge.reading import OPENERS, UNIT_BYTES, Source, decoded_lines
 
 KEEP = {
     "named": "items with a label in one of the languages",
@@ -24,7 +24,6 @@ KEEP = {
 }
 INSTANCE_OF = "P31"
 EVERY_LANGUAGE = "mul"
-SUFFIXES = {".json", ".gz", ".bz2"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ def import_wikidata(
         raise RWTrainError(f"--keep {keep}: choose one of {', '.join(KEEP)}.")
     if not source.is_file():
         raise DataError(source, "no such file", "Give a Wikidata JSON dump, for example latest-all.json.gz")
+    _check_end(source)
     chosen = tuple(dict.fromkeys(language.lower() for language in languages))
     return import_sources(
         [Source(source, parse_dump, Choice(chosen, keep), label="train")],
@@ -76,6 +76,17 @@ def import_wikidata(
         unit_bytes=unit_bytes,
         quiet=quiet,
     )
+
+
+def _check_end(path: Path) -> None:
+    """Refuse a plain dump whose array is not closed; compressed ones tell by themselves."""
+    if path.suffix in OPENERS:
+        return
+    with open(path, "rb") as stream:
+        opened = stream.read(1) == b"["
+        stream.seek(max(0, path.stat().st_size - 64))
+        if opened and not stream.read().rstrip().endswith(b"]"):
+            raise DataError(path, "the array of entities is not closed", "The file is truncated: copy it again")
 
 
 def parse_dump(text: bytes, part: Part, choice: Choice) -> None:

@@ -159,6 +159,13 @@ def test_truncated_dumps_are_refused(tmp_path: Path, suffix: str) -> None:
         import_wikidata(path, tmp_path / "store")
 
 
+def test_plain_dumps_that_end_between_records_are_refused(tmp_path: Path) -> None:
+    path = dump(tmp_path / "dump.json", RECORDS)
+    path.write_bytes(path.read_bytes().rpartition(b"\n{")[0])
+    with pytest.raises(DataError, match=r"dump\.json: the array of entities is not closed"):
+        import_wikidata(path, tmp_path / "store")
+
+
 def test_dumps_without_items_and_wrong_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = dump(tmp_path / "dump.json", RECORDS)
     with pytest.raises(DataError, match="no item to import"):
