@@ -21,8 +21,9 @@ from data_prep.plan import Plan
 from data_prep.summary import Summary
 from data_prep.tokenizer_training import train_tokenizer
 
-# The job that scaling is measured on takes at least this long with one worker; each number of workers has this many turns.
-JOB_SECONDS, QUICK_JOB_SECONDS, TURNS = 20.0, 8.0, 3
+# The job that scaling is measured on takes at least this long with one worker, so that the start of workers (about 2 s) counts for little;
+# each number of workers has this many turns.
+JOB_SECONDS, QUICK_JOB_SECONDS, TURNS = 60.0, 40.0, 2
 SENTENCE = "One sentence is enough to make a small tokenizer that everything can be spelled with. "
 
 
