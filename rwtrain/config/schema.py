@@ -165,8 +165,10 @@ class OptimizerConfig(Node):
     """Final learning rate as a share of the peak."""
     warmup_steps: NonNegativeInt = 100
     """Steps of linear warm-up."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Decay after the warm-up."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """Decay after the warm-up; wsd (warm-up, stable, decay) stays at the peak until the last `decay_steps`, then falls linearly."""
+    decay_steps: PositiveInt | None = None
+    """Steps of wsd's decay; None for a tenth of the run."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of the gradient average."""
     beta2: float = Field(0.95, ge=0, lt=1)

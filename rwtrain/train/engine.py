@@ -162,11 +162,17 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Learning rate of optimiser step `step` (0-based) as a share of the peak."""
+    """Learning rate of optimiser step `step` (0-based) as a share of the peak; 0 at no step.
+
+    Warm-up: (step + 1) / (warmup_steps + 1), so that step `warmup_steps` is the first at the peak. wsd: Hu et al. 2024 (MiniCPM, section 4).
+    """
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
     if config.schedule == "constant":
         return 1.0
-    progress = min(1.0, (step - config.warmup_steps) / max(1, steps - config.warmup_steps))
-    shape = 1 - progress if config.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    begin = config.warmup_steps
+    if config.schedule == "wsd":
+        begin = max(begin, steps - (config.decay_steps or max(1, steps // 10)))
+    progress = min(1.0, max(0, step - begin) / max(1, steps - begin))
+    shape = 1 - progress if config.schedule in ("linear", "wsd") else (1 + math.cos(math.pi * progress)) / 2
     return config.min_learning_rate_ratio + (1 - config.min_learning_rate_ratio) * shape
