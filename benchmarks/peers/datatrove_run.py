@@ -38,10 +38,12 @@ def make_filters() -> dict:
     return made
 
 
-def minhash() -> MinhashDedupSignature:
-    return MinhashDedupSignature(
-        "/tmp/unused-signatures", config=MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8, hash_config=HashConfig(precision=64))
-    )
+SEEDS = range(1, 6)
+
+
+def minhash(seed: int = 1) -> MinhashDedupSignature:
+    config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8, seed=seed, hash_config=HashConfig(precision=64))
+    return MinhashDedupSignature("/tmp/unused-signatures", config=config)
 
 
 def read_texts(path: str) -> list[str]:
@@ -76,22 +78,26 @@ def run_privacy(path: str) -> dict:
 
 
 def run_minhash(path: str) -> dict:
-    """Seconds for all signatures, and pairs of texts that agree in a band."""
-    texts, step = read_texts(path), minhash()
-    step.get_signature(step.get_shingles(WARM_UP))
-    buckets: dict = {}
-    begin = time.process_time()
-    signatures = []
+    """Seconds for all signatures with the first seed, and for each seed the pairs of texts that agree in a band."""
+    texts, steps = read_texts(path), [minhash(seed) for seed in SEEDS]
+    steps[0].get_signature(steps[0].get_shingles(WARM_UP))
+    seconds, found = 0.0, []
+    all_signatures: list[list] = [[] for _ in steps]
     for text in texts:
         text_module.split_into_parts.cache_clear()
-        shingles = step.get_shingles(text)
-        signatures.append(step.get_signature(shingles) if shingles.size else None)
-    seconds = time.process_time() - begin
-    for number, signature in enumerate(signatures):
-        for band, values in enumerate(signature or []):
-            buckets.setdefault((band, tuple(values)), []).append(number)
-    pairs = sorted({(one, other) for members in buckets.values() for one in members for other in members if one < other})
-    return {"seconds": seconds, "pairs": pairs}
+        begin = time.process_time()
+        shingles = steps[0].get_shingles(text)
+        first = steps[0].get_signature(shingles) if shingles.size else None
+        seconds += time.process_time() - begin
+        for signatures, step in zip(all_signatures, steps, strict=True):
+            signatures.append(first if step is steps[0] or first is None else step.get_signature(shingles))
+    for signatures in all_signatures:
+        buckets: dict = {}
+        for number, signature in enumerate(signatures):
+            for band, values in enumerate(signature or []):
+                buckets.setdefault((band, tuple(values)), []).append(number)
+        found.append(sorted({(one, other) for members in buckets.values() for one in members for other in members if one < other}))
+    return {"seconds": seconds, "pairs": found}
 
 
 def run_chain(path: str) -> dict:

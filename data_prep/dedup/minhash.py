@@ -12,15 +12,15 @@ from data_prep.words import Words
 SEED = 0x52575452
 
 
-def band_hashes(words: Words, *, ngram: int, bands: int, rows: int) -> np.ndarray:
+def band_hashes(words: Words, *, ngram: int, bands: int, rows: int, seed: int = SEED) -> np.ndarray:
     """One 64-bit hash per band, [bands] uint64; texts with Jaccard similarity s of their word n-grams agree in a band with probability s^rows."""
-    multipliers, offsets = _permutations(bands * rows)
+    multipliers, offsets = _permutations(bands * rows, seed)
     return _band_hashes(words.folded, ngram, multipliers, offsets, bands, rows)
 
 
-@lru_cache(maxsize=4)
-def _permutations(count: int) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(SEED)
+@lru_cache(maxsize=8)
+def _permutations(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
     multipliers = generator.integers(0, 1 << 32, count, np.uint32) | np.uint32(1)
     return multipliers, generator.integers(0, 1 << 32, count, np.uint32)
 
