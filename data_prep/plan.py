@@ -242,8 +242,8 @@ class QualityNode(Node):
     """Fewest distinct stop words, for languages that have some in `stop_words`."""
     stop_words: dict[str, list[str]] = {"en": ["the", "be", "to", "of", "and", "that", "have", "with"]}
     """Language -> stop words."""
-    per_language: dict[str, dict[str, float]] = {}
-    """Language -> thresholds that differ there, for example `{de: {max_mean_word_length: 14}}`."""
+    per_language: dict[str, dict[str, float]] = {language: {"min_mean_word_length": 1.0} for language in ("zh", "ja", "th", "lo", "my", "km")}
+    """Language -> thresholds that differ there, for example `{de: {max_mean_word_length: 14}}`; in scripts without spaces a character is a word."""
 
     @model_validator(mode="after")
     def _overrides_are_thresholds(self) -> QualityNode:

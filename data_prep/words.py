@@ -37,7 +37,7 @@ HASH_STEP = np.uint64(0x100000001B3)
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Words of one text; a word is a run of letters and digits, or one other visible character.
+    """Words of one text; a word is a run of letters and digits, or one other visible character (in scripts without spaces, with its marks).
 
     Attributes:
         start: first character of each word, [words] int32.
@@ -139,6 +139,10 @@ def _split(codes, classes, folded_table):
             is_word = True
         else:
             is_word = kind == IDEOGRAPH
+            while is_word and position < size and classes[codes[position]] == MARK:  # vowel signs and tones of Thai, Burmese, Khmer
+                value = (value ^ np.uint64(codes[position])) * HASH_STEP
+                fold = (fold ^ np.uint64(codes[position])) * HASH_STEP
+                position += 1
         start[count] = first
         end[count] = position
         hashes[count] = _finish(value)

@@ -124,6 +124,7 @@ def _read_until_damage(stream: BinaryIO, span: Span, start: int, *, kind: WarcRe
     """Yield pages from `start`; return where to go on after damage, None at the end of the span."""
     held: Page | None = None
     last_good = start
+    was_read = False
     stream.seek(start)
     try:
         for record in _iterate(stream, WarcRecordType.any_type):
@@ -133,13 +134,14 @@ def _read_until_damage(stream: BinaryIO, span: Span, start: int, *, kind: WarcRe
             if held is not None:
                 yield _checked(held, span, max_record_bytes)
                 held = None
-            last_good = offset
+            last_good, was_read = offset, record.record_type != kind
             if record.record_type == kind:
                 held = _page(record, offset, max_record_bytes)
                 if len(held.body) < min(held.length, max_record_bytes + 1) and _is_damaged(stream, offset, max_record_bytes):
                     raise OSError("cut short")
+                was_read = True
     except OSError as error:
-        return (yield from _step_over_damage(stream, span, last_good, held, str(error), max_record_bytes))
+        return (yield from _step_over_damage(stream, span, last_good, was_read, held, str(error), max_record_bytes))
     if held is not None:
         yield _checked(held, span, max_record_bytes)
     return None
@@ -163,18 +165,25 @@ def _checked(page: Page, span: Span, max_record_bytes: int) -> Page | Bad:
     return page
 
 
-def _step_over_damage(stream: BinaryIO, span: Span, last: int, held: Page | None, error: str, max_record_bytes: int) -> Generator[Page | Bad, None, int | None]:
-    """Report the damaged record, which is the `last` one that FastWARC began or the one after it; return where to go on."""
+def _step_over_damage(
+    stream: BinaryIO, span: Span, last: int, was_read: bool, held: Page | None, error: str, max_record_bytes: int
+) -> Generator[Page | Bad, None, int | None]:
+    """Report the damaged record, which is the `last` one that FastWARC began or the one after it; return where to go on.
+
+    With `was_read` false, FastWARC failed on the `last` one itself, for example on its content encoding.
+    """
     problem, after = _examine(stream, last, max_record_bytes)
-    if problem:
-        yield Bad(span.path, str(last), problem)
+    if problem or not was_read:
+        yield Bad(span.path, str(last), problem or error)
         return find_member(stream, after, span.stop, beginning=BEGINNING)
     if held is not None:
         yield _checked(held, span, max_record_bytes)
     if after >= span.stop and find_member(stream, after, after + 1, beginning=BEGINNING) is not None:
         return None  # the next span begins there and reports it
     problem, beyond = _examine(stream, after, max_record_bytes)
-    yield Bad(span.path, str(after), problem or error)
+    if not problem:
+        return after  # only FastWARC's place was lost, as after a body that inflates beyond the limit
+    yield Bad(span.path, str(after), problem)
     return find_member(stream, beyond, span.stop, beginning=BEGINNING)
 
 
