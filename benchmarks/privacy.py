@@ -27,6 +27,7 @@ from data_prep.privacy import KINDS, Privacy, find
 from data_prep.records import Record
 from data_prep.sources import warc, wikipedia
 from data_prep.sources.spans import whole_file
+from data_prep.sources.spans import whole_file
 
 PLANTED, QUICK_PLANTED = 4000, 500
 CONTEXT = 24
@@ -78,9 +79,9 @@ def real_texts(path: Path) -> list[str]:
     sources = [(warc, WarcSource(kind="warc", name="web", paths=[str(page)])) for page in pages]
     dump = WikipediaSource(kind="wikipedia", name="wiki", paths=[str(EXAMPLES / "enwiki-pages-articles1-shortened.xml.bz2")])
     for reader, source in [*sources, (wikipedia, dump)]:
-        for name in source.paths:
-            records = [record for record in reader.read(source, whole_file(name, name)) if isinstance(record, Record)]  # type: ignore[attr-defined]
-            texts += [item.text for record in records for item in extract([record]) if isinstance(item, Record)]
+        span = whole_file(source.paths[0], Path(source.paths[0]).name)
+        records = [record for record in reader.read(source, span) if isinstance(record, Record)]  # type: ignore[attr-defined]
+        texts += [item.text for record in records for item in extract([record]) if isinstance(item, Record)]
     return texts
 
 

@@ -18,6 +18,7 @@ from benchmarks.prep_inputs import arguments, report
 from data_prep.plan import WarcImageSource
 from data_prep.records import Record
 from data_prep.sources import warc_images
+from data_prep.sources.spans import whole_file
 
 SHOWN = 5
 
@@ -28,7 +29,7 @@ def main() -> None:
     expected = resolvable_pairs(path)
     source = WarcImageSource(kind="warc_images", name="pictures", paths=[str(path)])
     begin = time.process_time()
-    records = [record for span in warc_images.spans(source, unit_bytes=1 << 30) for record in warc_images.read(source, span)]
+    records = list(warc_images.read(source, whole_file(str(path), path.name)))
     seconds = time.process_time() - begin
     texts: dict[bytes, list[str]] = {}
     for record in records:

@@ -30,6 +30,8 @@ VERSION_WORD_BEFORE = re.compile(
     re.IGNORECASE,
 )
 VERSION_AFTER = re.compile(r"[-~+]\w|[^\W\d_]|[ ]?[절장節章节]|\.ip6\.", re.IGNORECASE)
+# A section's title in quotation marks, as in 6.1.2.3, “Proposed Updates”.
+TITLE_AFTER = re.compile(r",?[ \u00a0](?:[–—-][ \u00a0])?[“”„«‚「『]")
 HEADING_AFTER = re.compile(r"\.(?![\w])|[ \t\u00a0]+[^\W\d_]")
 CARD = re.compile(
     r"(?<![\w.,-])(?<!\d{4}[ -]\d{4}[ -])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5}|\d{4}([ -])\d{3}\3\d{3}\3\d{3}"
@@ -154,6 +156,8 @@ def is_public_ipv4(text: str, start: int, stop: int) -> bool:
         return False
     after = text[stop : stop + 6]
     if VERSION_AFTER.match(after) and not IPV4.match(text, stop + 1):
+        return False
+    if small and TITLE_AFTER.match(text, stop):
         return False
     line = text[text.rfind("\n", 0, start) + 1 : start]
     return not (small and not line.strip() and HEADING_AFTER.match(after))

@@ -54,6 +54,7 @@ HARMLESS = [
     "0.123.456 and 299792458 m/s",
     "6.2.5.1. Vcs-Browser\n6.2.5.2 The next section",
     "since base-4.10.0.0, v1.2.3.4, version 3.3.16.0, novas==3.1.1.3 and git/1.8.3.1",
+    "see Kısım 6.1.2.3, “Proposed” and 6.3.9.2 – „Používání“",
     "see Section\u00a06.1.2.3 and §4.3.2.1",
     "ff02::1 ip6-allnodes, fe80::1, 02:34:56:ff:fe:ab:cd:ef, 1:2:3::4 and 2001:67c:2564:a119::",
     "getty@tty1.service, icon@2x.png and po/en@quot.header",
