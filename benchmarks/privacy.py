@@ -27,7 +27,6 @@ from data_prep.privacy import KINDS, Privacy, find
 from data_prep.records import Record
 from data_prep.sources import warc, wikipedia
 from data_prep.sources.spans import whole_file
-from data_prep.sources.spans import whole_file
 
 PLANTED, QUICK_PLANTED = 4000, 500
 CONTEXT = 24
