@@ -23,6 +23,7 @@ CODE_FILES = (
     "heads_refinedweb.py",
     "tasks_refinedweb.py",
     "linking_refinedweb.py",
+    "linking_kernels_refinedweb.py",
     "processing_refinedweb.py",
     "embedding_refinedweb.py",
 )

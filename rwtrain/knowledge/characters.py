@@ -6,8 +6,21 @@ import unicodedata
 
 import numpy as np
 
-from rwtrain.model.linking_refinedweb import BREAK, CASED_FLAG, KATAKANA, LETTER, SOFT, TABLE_CHARACTERS, UNSPACED, UPPER_FLAG
+from rwtrain.model.linking_kernels_refinedweb import (
+    BREAK,
+    CASED_CHAR,
+    GLUE_CHAR,
+    KATAKANA,
+    KIND_SHIFT,
+    LETTER,
+    OPENS_CHAR,
+    SOFT,
+    TABLE_CHARACTERS,
+    UNSPACED,
+    UPPER_CHAR,
+)
 
+OPENS_SIGNS, GLUE_SIGNS = frozenset('.!?\n:;"“”•|'), frozenset(".@/#")
 SOFT_SIGNS = frozenset(" \u00a0\u2009-‐‑–'’ʼ.,&/·・•’`")
 # Scripts without spaces between words, or (Hangul) with particles glued to names.
 UNSPACED_RANGES = (
@@ -50,19 +63,20 @@ def _fold(character: str, category: str) -> int:
     return ord(base) if len(base) == 1 else ord(lower)
 
 
-def character_tables() -> tuple[np.ndarray, np.ndarray]:
-    """(flags uint8, fold uint32), [0x20002] each; the last two entries are ideographs beyond the table, and the rest."""
-    flags, fold = np.zeros(TABLE_CHARACTERS + 2, np.uint8), np.arange(TABLE_CHARACTERS + 2, dtype=np.uint32)
+def character_table() -> np.ndarray:
+    """`char_info` of the linker's kernels, [0x20002] int32; the last two entries are ideographs beyond the table, and the rest."""
+    table = np.zeros(TABLE_CHARACTERS + 2, np.int32)
     for code in range(TABLE_CHARACTERS):
         character = chr(code)
+        signs = (OPENS_CHAR if character in OPENS_SIGNS else 0) | (GLUE_CHAR if character in GLUE_SIGNS else 0)
         category = unicodedata.category(character)
         if category in ("Cn", "Co", "Cs", "Cc"):
+            table[code] = signs
             continue
-        flags[code] = _kind(code, character, category)
-        fold[code] = _fold(character, category)
+        table[code] = _fold(character, category) | _kind(code, character, category) << KIND_SHIFT | signs
         if character != character.lower():
-            flags[code] |= UPPER_FLAG | CASED_FLAG
+            table[code] |= UPPER_CHAR | CASED_CHAR
         elif character != character.upper():
-            flags[code] |= CASED_FLAG
-    flags[TABLE_CHARACTERS] = UNSPACED
-    return flags, fold
+            table[code] |= CASED_CHAR
+    table[TABLE_CHARACTERS] = UNSPACED << KIND_SHIFT
+    return table

@@ -27,7 +27,8 @@ EXAMPLES = """examples:
   rwtrain kg train runs/kg --processes 2
   rwtrain kg show runs/kg Q76
   rwtrain kg plot runs/kg --out space.png
-  rwtrain kg linker runs/kg --out runs/linker"""
+  rwtrain kg linker runs/kg --out runs/linker
+  rwtrain kg calibrate runs/linker --store runs/kg gold.jsonl"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_show(actions.add_parser("show", help="an entity, its neighbours in the graph and the nearest in vector space"))
     _configure_plot(actions.add_parser("plot", help="draw the vector space, coloured by type"))
     _configure_linker(actions.add_parser("linker", help="write the table that links text to the store's entities"))
+    _configure_calibrate(actions.add_parser("calibrate", help="learn from texts with gold mentions what a linker should link"))
 
 
 IMPORT_EXAMPLES = """formats:
@@ -124,6 +126,22 @@ def _configure_linker(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the linker's folder")
     parser.set_defaults(run=run_linker)
+
+
+CALIBRATE_EXAMPLES = """The learned settings are written into the linker. Texts used here must not be used to judge it.
+
+examples:
+  rwtrain kg calibrate runs/linker --store runs/kg gold-a.jsonl gold-b.jsonl.gz
+  rwtrain kg calibrate runs/linker --store runs/kg gold.jsonl --bias-only"""
+
+
+def _configure_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = CALIBRATE_EXAMPLES
+    parser.add_argument("linker", type=Path, metavar="LINKER", help="a folder written by `rwtrain kg linker`")
+    parser.add_argument("gold", type=Path, nargs="+", metavar="GOLD", help="files of texts with gold mentions (JSON lines, as for `rwtrain eval linking`)")
+    parser.add_argument("--store", type=Path, required=True, metavar="STORE", help="the entity store the linker was built from")
+    parser.add_argument("--bias-only", action="store_true", help="keep the weights, learn only how sure a link must be")
+    parser.set_defaults(run=run_calibrate)
 
 
 def run_import(options: argparse.Namespace) -> None:
@@ -249,3 +267,17 @@ def run_linker(options: argparse.Namespace) -> None:
     print(
         f"{options.out}: {details['forms']:,} surface forms of {details['entities']:,} entities, {details['table_bytes'] / details['forms']:.0f} bytes a form"
     )
+
+
+def run_calibrate(options: argparse.Namespace) -> None:
+    """Learn the linker's settings and keep them."""
+    from rwtrain.knowledge.calibration import calibrate, read_documents, write_settings
+    from rwtrain.knowledge.gold import evaluate_documents
+    from rwtrain.knowledge.link_command import open_linker
+
+    linker, store, documents = open_linker(options.linker), EntityStore.open(options.store), read_documents(options.gold)
+    before = evaluate_documents(linker, store, documents)
+    calibrate(linker, store, documents, weights=not options.bias_only)
+    write_settings(linker)
+    after = evaluate_documents(linker, store, documents)
+    print(f"{options.linker}: learned from {after['mentions']:,} mentions in {after['documents']:,} texts; F1 on them {before['f1']:.3f} → {after['f1']:.3f}")

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rwtrain.errors import DataError, RWTrainError
 from rwtrain.knowledge.linker import build_linker
 from rwtrain.knowledge.store import EntityStore
 from rwtrain.model.linking_refinedweb import SETTINGS_FILE, EntityLinker, Spot
 
+EXAMPLES = """examples:
+  rwtrain link "Obama met Merkel in Paris." --store runs/kg
+  rwtrain link "Obama met Merkel in Paris." --linker runs/linker --all --candidates 5
+  rwtrain link --linker runs/linker --left-context < article.txt
+  rwtrain link --linker runs/linker --json < article.txt"""
 COLOURS = (32, 36, 33, 35, 34)
 GREY = 90
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rwtrain link`."""
-    parser.epilog = 'examples:\n  rwtrain link "Obama met Merkel in Paris." --store runs/kg\n  rwtrain link --linker runs/linker --left-context < article.txt'
+    parser.epilog = EXAMPLES
     parser.add_argument("text", nargs="?", help="the text; read from standard input if left out")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--store", type=Path, help="an entity store; its linker is built for this call")
@@ -26,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--left-context", action="store_true", help="decide each mention from the text up to its end, as in causal training")
     parser.add_argument("--candidates", type=int, default=3, help="candidates to print for each name (default 3)")
     parser.add_argument("--all", action="store_true", help="also print names that are known but not linked")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: every known name with span, candidates and scores")
     parser.set_defaults(run=run)
 
 
@@ -39,9 +48,20 @@ def run(options: argparse.Namespace) -> None:
             build_linker(EntityStore.open(options.store), folder)
         linker = open_linker(folder)
         spots = linker.explain(text, left_context=options.left_context)
-    print(coloured(text, spots, colour=sys.stdout.isatty()))
-    for number, spot in enumerate(spot for spot in spots if spot.linked or options.all):
-        print(describe(linker, spot, number, count=options.candidates, colour=sys.stdout.isatty()))
+    shown = [spot for spot in spots if spot.linked or options.all]
+    if options.json:
+        print(json.dumps({"text": text, "spots": [as_record(linker, spot, count=options.candidates) for spot in shown]}, ensure_ascii=False))
+        return
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print(coloured(text, spots, colour=colour))
+    for number, spot in enumerate(shown):
+        print(describe(linker, spot, number, count=options.candidates, colour=colour))
+
+
+def as_record(linker: EntityLinker, spot: Spot, *, count: int) -> dict[str, Any]:
+    """A spot for `--json`."""
+    candidates = [{"entity": row, "label": linker.label(row), "score": score} for row, score in spot.candidates[:count]]
+    return {"start": spot.start, "end": spot.end, "surface": spot.surface, "linked": spot.linked, "candidates": candidates}
 
 
 def open_linker(folder: Path) -> EntityLinker:

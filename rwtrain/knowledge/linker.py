@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import zlib
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,78 +12,50 @@ from safetensors.numpy import save_file
 
 from rwtrain.errors import DataError
 from rwtrain.files import atomic_folder, write_json
-from rwtrain.knowledge.characters import character_tables
+from rwtrain.knowledge.characters import character_table
+from rwtrain.knowledge.linker_weights import SETTINGS, SHAPE_WEIGHTS
+from rwtrain.knowledge.names import Names, collect_names, person_rows
 from rwtrain.knowledge.store import VECTORS_FOLDER, EntityStore
-from rwtrain.model.linking_refinedweb import (
-    ALIAS,
+from rwtrain.model.linking_kernels_refinedweb import (
+    COMMON,
+    COMMON_WORD,
     CONTINUES,
+    DATE,
+    DIGITS,
+    HAS_LABEL,
+    JOINED,
     LABEL,
-    LAST_NAME,
     LOWER,
+    MASK_30,
     MAX_WORDS,
-    SCHEMA_VERSION,
-    SETTINGS_FILE,
-    TABLE_FILE,
-    VECTORS_FILE,
+    PERSON,
+    POPULARITY_SHIFT,
+    SHAPES_SHIFT,
+    WITH_PERIOD,
     Words,
-    combine,
-    read_words,
-    shape_of,
+    kernels,
 )
+from rwtrain.model.linking_refinedweb import SCHEMA_VERSION, SETTINGS_FILE, TABLE_FILE, VECTORS_FILE, has_numba, seen, split_words
 
 logger = logging.getLogger(__name__)
 
-SETTINGS: dict[str, float] = {
-    "threshold": 0.5,
-    "prior": 1.0,
-    "exact": 0.5,
-    "coherence": 3.0,
-    "overlap": 1.0,
-    "window_words": 50,
-    "window_mentions": 10,
-    "mention_bias": -0.5,
-    "mention_shape": 0.8,
-    "mention_exact": 0.7,
-    "mention_label": 0.5,
-    "mention_popularity": 0.1,
-    "mention_several_words": 1.5,
-    "mention_length": 0.15,
-    "mention_lower": -2.5,
-    "mention_acronym": 1.0,
-    "mention_common": -3.0,
-    "mention_opens_sentence": -0.5,
-    "mention_beside_capital": -2.0,
-    "mention_context": 0.3,
-    "mention_floor": -3.0,
-    "named": 3.0,
-    "mention_named": 1.5,
-}
-LABEL_WEIGHT, VARIANT_WEIGHT, ALIAS_WEIGHT, LAST_NAME_WEIGHT = 1.0, 0.7, 0.4, 0.1
 POPULARITY_POWER = 0.75
+ANCHOR_SMOOTHING = 2.0  # how many observed links the prior without observation is worth
+MAX_CANDIDATES = 24  # of one name, the likeliest
 ABOUT_WORDS = 24
-SLOTS_PER_ENTRY = 1.5
+COHERENCE_DIMENSIONS = 32
+SLOTS_PER_KEY = 1.6
 SHORT_CODE_LETTERS = 3
-LAST_NAME_PATTERN = re.compile(r"^\w.* ([^\W\d_][\w'’-]{2,})$")
-BRACKETS = re.compile(r"\s*[(（][^()（）]*[)）]\s*$")
+COMPILE_FROM_NAMES = 100_000
 
 
-@dataclass(frozen=True)
-class Names:
-    """All usable names: one row a (name, entity) pair."""
-
-    text: list[str]
-    entity: np.ndarray
-    weight: np.ndarray
-    kind: np.ndarray
-
-
-def build_linker(store: EntityStore, out: str | Path, *, settings: dict[str, float] | None = None) -> dict[str, Any]:
+def build_linker(store: EntityStore, out: str | Path, *, settings: dict[str, Any] | None = None) -> dict[str, Any]:
     """Write the linker of `store` into the folder `out`; return its description (as in linker.json).
 
     Args:
-        store: where names, popularity and vectors come from; without vectors the linker works, without coherence.
+        store: where names, popularity, observed links and vectors come from; without vectors the linker works, without coherence.
         out: the folder; replaced when the new one is complete.
-        settings: weights to use instead of the defaults.
+        settings: weights and thresholds to use instead of the defaults (`rwtrain.knowledge.linker_weights.SETTINGS`).
 
     Raises:
         DataError: no entity of the store has a name, or something else stands at `out`.
@@ -94,206 +63,220 @@ def build_linker(store: EntityStore, out: str | Path, *, settings: dict[str, flo
     out = Path(out)
     if out.exists() and not (out / SETTINGS_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(out, "something that is not an entity linker stands there", "Give another --out, or remove it")
-    flags, fold = character_tables()
-    labels = [store.label(row) for row in range(len(store))]
-    table = name_table(collect_names(store), store.popularity, flags=flags, fold=fold)
+    char_info = character_table()
+    popularity = np.log1p(store.popularity) / max(1.0, float(np.log1p(store.popularity.max(initial=0))))
+    level = np.round(popularity * 127).astype(np.int32)
+    people = person_rows(store)
+    table = name_table(collect_names(store, people), store.popularity, level, char_info)
     if not len(table["candidate_entity"]):
         raise DataError(store.folder, "no entity has a usable name", "Import the store with labels (entity2wikidata.json)")
-    table |= about_table(store, flags=flags, fold=fold)
-    encoded = [label.encode() for label in labels]
+    table |= about_table(store, char_info)
+    encoded = [store.label(row).encode() for row in range(len(store))]
     table["label_text"] = np.frombuffer(b"".join(encoded), np.uint8)
     table["label_start"] = np.concatenate([[0], np.cumsum([len(label) for label in encoded])]).astype(np.int64)
-    table["popularity"] = np.log1p(store.popularity).astype(np.float32)
-    table |= {"char_flags": flags, "char_fold": fold}
+    person = np.zeros(len(store), np.int32)
+    person[sorted(people)] = PERSON
     trained = (store.folder / VECTORS_FOLDER).is_dir()
     if not trained:
         logger.warning("%s has no vectors: the linker is built without coherence; run `rwtrain kg train` first to have it", store.folder)
+    table |= {
+        "entity_info": (level << 1 | person).astype(np.uint8),
+        "char_info": char_info,
+        "shape_logs": np.log(SHAPE_WEIGHTS).reshape(-1),
+        "coherence": coherence_vectors(store.vectors).reshape(-1) if trained else np.zeros(0, np.int8),
+    }
     with atomic_folder(out) as folder:
         save_file(table, folder / TABLE_FILE)
         if trained:
-            vectors = np.ascontiguousarray(store.vectors)
-            save_file({"entity_vectors": vectors, "mean": vectors.mean(0, dtype=np.float64).astype(np.float32)}, folder / VECTORS_FILE)
+            save_file({"entity_vectors": np.ascontiguousarray(store.vectors)}, folder / VECTORS_FILE)
         for path in folder.iterdir():
             path.chmod(0o644)  # safetensors makes files that only their owner can read
         description = {
             "schema_version": SCHEMA_VERSION,
             "store_hash": store.hash,
             "entities": len(store),
-            "forms": len(table["form_start"]) - 1,
+            "forms": len(table["form_info"]),
             "candidates": len(table["candidate_entity"]),
             "dimension": int(store.vectors.shape[1]) if trained else None,
-            "table_bytes": sum(table[name].nbytes for name in table if name.startswith(("slot_", "form_", "candidate_"))),
-            "settings": SETTINGS | (settings or {}),
+            "table_bytes": sum(table[name].nbytes for name in table if name.startswith(("slots", "form_", "candidate_"))),
+            "settings": settings or SETTINGS,
             "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
         }
         write_json(folder / SETTINGS_FILE, description)
     return description
 
 
-def collect_names(store: EntityStore) -> Names:
-    """Labels, labels without a bracketed addition, aliases, and the last names of people."""
-    text: list[str] = []
-    entity: list[int] = []
-    weight: list[float] = []
-    kind: list[int] = []
-    people = person_rows(store)
-    for row in range(len(store)):
-        if not store.has_label(row):
-            continue
-        label = _clean(store.label(row))
-        names = {label: (LABEL_WEIGHT, LABEL)}
-        for name, value in ((BRACKETS.sub("", label), VARIANT_WEIGHT), *((_clean(alias), ALIAS_WEIGHT) for alias in store.aliases(row))):
-            names.setdefault(name, (value, ALIAS))
-        if row in people and label.split(" ", 1)[0] in names and " " in label:  # a first name alone
-            names[label.split(" ", 1)[0]] = (LAST_NAME_WEIGHT, LAST_NAME)
-        if row in people and (last := LAST_NAME_PATTERN.search(label)):
-            names.setdefault(last[1], (LAST_NAME_WEIGHT, LAST_NAME))
-        text += names
-        entity += [row] * len(names)
-        weight += [value for value, _ in names.values()]
-        kind += [value for _, value in names.values()]
-    return Names(text, np.array(entity, np.int32), np.array(weight, np.float32), np.array(kind, np.uint8))
+def coherence_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Small integer vectors whose cosines are nearly those of the TransE vectors around their mean: the first principal components, [entities, ≤ 32] int8."""
+    mean_D = vectors.mean(0, dtype=np.float64)
+    width = min(COHERENCE_DIMENSIONS, vectors.shape[1])
+    step = max(1, (64 << 20) // max(1, vectors[:1].nbytes))
+    covariance_DD = np.zeros((vectors.shape[1], vectors.shape[1]))
+    for first in range(0, len(vectors), step):
+        unit_ED = _unit(vectors[first : first + step] - mean_D)
+        covariance_DD += unit_ED.T @ unit_ED
+    axes_DK = np.linalg.eigh(covariance_DD)[1][:, ::-1][:, :width]
+    parts = [_unit((vectors[first : first + step] - mean_D) @ axes_DK) for first in range(0, len(vectors), step)]
+    return np.round(np.concatenate(parts) * 127).astype(np.int8)
 
 
-def _clean(name: str) -> str:
-    """One space between words, no leading article: "the United States" is found as "United States"."""
-    return " ".join(name.split()).removeprefix("the ")
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.sqrt((rows * rows).sum(1, keepdims=True)), 1e-12)
 
 
-def person_rows(store: EntityStore) -> set[int]:
-    """Entities that the graph calls human: subjects of Freebase's /people/person relations, or of Wikidata's "instance of human"."""
-    triples = store.triples("train")
-    relations = [row for row in range(store.relation_count) if store.relation_id(row).startswith("/people/person/")]
-    rows = set(triples[np.isin(triples[:, 1], relations), 0].tolist())
-    try:
-        human = store.row("Q5")
-    except KeyError:
-        return rows
-    instance_of = [row for row in range(store.relation_count) if store.relation_id(row) == "P31"]
-    return rows | set(triples[np.isin(triples[:, 1], instance_of) & (triples[:, 2] == human), 0].tolist())
-
-
-def name_table(names: Names, popularity: np.ndarray, *, flags: np.ndarray, fold: np.ndarray) -> dict[str, np.ndarray]:
-    """The hash table from names to candidates, as arrays."""
-    words = read_words("\n".join(names.text), char_flags=flags, char_fold=fold)
-    first, count, shape, letters = _split(names.text, words)
-    usable = _usable(names, count, shape, letters, words, first)
-    rows = np.flatnonzero(usable)
-    prefixes = _phrase_hashes(words.hash, first[rows], count[rows])  # [names, longest] uint64, 0 beyond the name
-    key = prefixes[np.arange(len(rows)), count[rows] - 1] if len(rows) else np.zeros(0, np.uint64)
-    weight = names.weight[rows] * (popularity[names.entity[rows]] + 1.0) ** POPULARITY_POWER
-    order = np.lexsort((-weight, names.entity[rows], key))
-    order = order[_first_of_pair(key[order], names.entity[rows][order])]
-    order = order[np.lexsort((-weight[order], key[order]))]
-    form_key, form_start = np.unique(key[order], return_index=True)
-    form_of = np.searchsorted(form_key, key[order])
-    total = np.bincount(form_of, weight[order], minlength=len(form_key))
-    table = _hash_slots(form_key, prefixes, count[rows])
-    kept = rows[order]
-    common = _common_words(flags, fold)
-    all_common = np.logical_and.reduceat(np.isin(words.hash, common), first) if len(first) else np.zeros(0, bool)
-    table |= {
-        "form_start": np.append(form_start, len(order)).astype(np.uint32),
-        "form_common": np.maximum.reduceat(all_common[kept].astype(np.uint8), form_start),
-        "form_period": _any_by_key(form_key, key, np.array([names.text[row].endswith(".") for row in rows], np.uint8)),
-        "candidate_entity": names.entity[kept],
-        "candidate_prior": (weight[order] / total[form_of]).astype(np.float32),
-        "candidate_shape": shape[kept].astype(np.uint8),
-        "candidate_kind": names.kind[kept],
-        "candidate_exact": np.array([zlib.crc32(names.text[row].encode()) for row in kept], np.uint32),
+def name_table(names: Names, popularity: np.ndarray, level: np.ndarray, char_info: np.ndarray) -> dict[str, np.ndarray]:
+    """The hash table from names to candidates, as arrays; `level` is the popularity of each entity from 0 to 127."""
+    code = kernels(compiled=len(names.text) > COMPILE_FROM_NAMES and has_numba())
+    codes, _, words, bounds = split_words(code, names.text, *seen(code, char_info))
+    details = np.empty(len(names.text), np.int64)
+    code.name_details(*seen(code, codes, words, bounds, details))
+    shape, exact = (details & 3).astype(np.int32), (details >> 2).astype(np.int32)
+    rows = np.flatnonzero(_usable(names, shape, words, bounds))
+    hashes, key, begin = _phrase_hashes(code, words, bounds, rows)
+    entity = names.entity[rows]
+    weight = names.weight[rows] * (popularity[entity] + 1.0) ** POPULARITY_POWER
+    order = np.lexsort((-weight, entity, key))
+    first = _starts(key[order], entity[order])
+    count = np.add.reduceat(names.count[rows][order], first) if len(first) else np.zeros(0, np.int64)
+    rows, order = rows[order[first]], order[first]  # one row a pair of name and entity
+    prior = _priors(key[order], weight[order], count)
+    best = np.lexsort((-prior, key[order]))
+    rank = np.arange(len(best)) - np.searchsorted(key[order][best], key[order][best])
+    best = best[rank < MAX_CANDIDATES]
+    rows, prior, name_key = rows[best], prior[best], key[order][best]
+    form_key, form_start = np.unique(name_key, return_index=True)
+    common, dates = word_lists(char_info)
+    info = _form_info(names, rows, form_start, level, shape, words, bounds, common, dates)
+    return {
+        "slots": _slots(code, form_key, hashes, key, begin, combine_all(code, common)),
+        "form_start": np.append(form_start, len(rows)).astype(np.int32),
+        "form_info": info,
+        "candidate_entity": names.entity[rows].astype(np.int32),
+        "candidate_prior": np.log(prior).astype(np.float32),
+        "candidate_info": exact[rows] << 4 | names.kind[rows].astype(np.int32) << 2 | shape[rows],
     }
-    return table
 
 
-def _split(texts: list[str], words: Words) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Which words belong to each name: (first word, word count, shape, letters), [names] each."""
-    begin = np.concatenate([[0], np.cumsum([len(text) + 1 for text in texts])])
-    edge = np.searchsorted(words.start, begin)
-    first, count = edge[:-1], np.diff(edge)
-    sums = [np.concatenate([[0], np.cumsum(values)]) for values in (words.upper, words.cased, words.end - words.start)]
-    upper, cased, letters = (total[edge[1:]] - total[edge[:-1]] for total in sums)
-    return first, count, shape_of(upper, cased), letters
-
-
-def _usable(names: Names, count: np.ndarray, shape: np.ndarray, letters: np.ndarray, words: Words, first: np.ndarray) -> np.ndarray:
+def _usable(names: Names, shape: np.ndarray, words: Words, bounds: np.ndarray) -> np.ndarray:
     """Names that can be found in text without linking everything: no single letters, no lower-case codes such as "be" or "it", no bare numbers."""
-    joined = np.concatenate([[0], np.cumsum(words.joins)])
-    whole = (count > 0) & (joined[np.maximum(first + count - 1, 0)] - joined[np.minimum(first, len(joined) - 1)] == count - 1)
+    count = np.diff(bounds)
+    sums = [np.concatenate([[0], np.cumsum(values)]) for values in ((words.info & JOINED) != 0, words.end - words.start)]
+    joined, letters = (total[bounds[1:]] - total[bounds[:-1]] for total in sums)
+    whole = (count > 0) & (joined == count - 1)
     short_code = (shape == LOWER) & (letters <= SHORT_CODE_LETTERS) & (names.kind != LABEL)
     digits = np.array([text.replace(" ", "").isdigit() for text in names.text], bool)
     symbols = np.array([any(sign in "+#*$@%=<>~^" for sign in text) for text in names.text], bool) & (letters <= 2)
     return whole & (count <= MAX_WORDS) & (letters >= 2) & ~short_code & ~(digits & (names.kind != LABEL)) & ~symbols
 
 
-def _phrase_hashes(hashes: np.ndarray, first: np.ndarray, count: np.ndarray) -> np.ndarray:
-    longest = int(count.max(initial=1))
-    prefixes = np.zeros((len(first), longest), np.uint64)
-    phrase = np.zeros(len(first), np.uint64)
-    for place in range(longest):
-        active = np.flatnonzero(count > place)
-        phrase[active] = combine(phrase[active], hashes[first[active] + place])
-        prefixes[active, place] = phrase[active]
-    return prefixes
+def _phrase_hashes(code: Any, words: Words, bounds: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(hashes of the beginnings of all names, hash of each name of `rows`, where the beginnings of each name of `rows` are)."""
+    hashes, begin = np.empty(len(words.hash), np.int64), np.empty(len(bounds), np.int64)
+    code.phrase_hashes(*seen(code, words, bounds, hashes, begin))
+    return hashes, hashes[begin[rows + 1] - 1], np.stack([begin[rows], begin[rows + 1]])
 
 
-def _first_of_pair(key: np.ndarray, entity: np.ndarray) -> np.ndarray:
-    """Of equal neighbouring (key, entity) pairs, only the first."""
-    return np.append(True, (key[1:] != key[:-1]) | (entity[1:] != entity[:-1])) if len(key) else np.zeros(0, bool)
+def _starts(key: np.ndarray, entity: np.ndarray) -> np.ndarray:
+    """Where each run of equal (key, entity) pairs begins."""
+    return np.flatnonzero(np.append(True, (key[1:] != key[:-1]) | (entity[1:] != entity[:-1]))) if len(key) else np.zeros(0, np.int64)
 
 
-def _any_by_key(form_key: np.ndarray, key: np.ndarray, flag: np.ndarray) -> np.ndarray:
-    result = np.zeros(len(form_key), np.uint8)
-    np.maximum.at(result, np.searchsorted(form_key, key), flag)
-    return result
+def _priors(key: np.ndarray, weight: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """p(entity | name): observed links, smoothed by kind of name and popularity; rows are sorted by key."""
+    _, form = np.unique(key, return_inverse=True)
+    share = weight / np.bincount(form, weight)[form] if len(key) else weight
+    seen_links = np.bincount(form, count)[form] if len(key) else weight
+    return (count + ANCHOR_SMOOTHING * share) / (seen_links + ANCHOR_SMOOTHING)
 
 
-def _hash_slots(form_key: np.ndarray, prefixes: np.ndarray, count: np.ndarray) -> dict[str, np.ndarray]:
-    """The open-addressing table: names, and the beginnings of longer names, at two thirds full or less."""
-    inner = [prefixes[count > place + 1, place] for place in range(prefixes.shape[1] - 1)]
-    begins = np.unique(np.concatenate([*inner, np.zeros(0, np.uint64)]))
-    keys = np.union1d(form_key, begins)
-    value = np.zeros(len(keys), np.uint32)
+def _form_info(
+    names: Names,
+    rows: np.ndarray,
+    form_start: np.ndarray,
+    level: np.ndarray,
+    shape: np.ndarray,
+    words: Words,
+    bounds: np.ndarray,
+    common: np.ndarray,
+    dates: np.ndarray,
+) -> np.ndarray:
+    if not len(rows):
+        return np.zeros(0, np.int32)
+    first_word = bounds[:-1][rows]
+    is_common, is_date = np.isin(words.hash, common), np.isin(words.hash, dates)
+    all_common = _all_words(is_common, bounds, rows)
+    any_date = is_date[first_word]
+    digits = np.array([names.text[row].replace(" ", "").isdigit() for row in rows], bool)
+    period = np.array([names.text[row].endswith(".") for row in rows], bool)
+    info = np.bitwise_or.reduceat(
+        all_common * COMMON
+        | any_date * DATE
+        | digits * DIGITS
+        | period * WITH_PERIOD
+        | (names.kind[rows] == LABEL) * HAS_LABEL
+        | 1 << (SHAPES_SHIFT + shape[rows]),
+        form_start,
+    )
+    return (info | np.maximum.reduceat(level[names.entity[rows]], form_start) << POPULARITY_SHIFT).astype(np.int32)
+
+
+def _all_words(flag: np.ndarray, bounds: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Whether all words of each name have the flag."""
+    total = np.concatenate([[0], np.cumsum(flag)])
+    return total[bounds[rows + 1]] - total[bounds[rows]] == bounds[rows + 1] - bounds[rows]
+
+
+def combine_all(code: Any, words: np.ndarray) -> np.ndarray:
+    """The hashes of one-word names, from their words' hashes."""
+    return np.array([code.combine(0, int(word)) for word in words], np.int64)
+
+
+def _slots(code: Any, form_key: np.ndarray, hashes: np.ndarray, key: np.ndarray, begin: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """The open-addressing table: names, the beginnings of longer names, and everyday words."""
+    inner = np.zeros(len(hashes) + 1, np.int64)  # +1 at the first beginning of a used name, -1 at the whole name
+    np.add.at(inner, begin[0], 1)
+    np.add.at(inner, begin[1] - 1, -1)
+    beginnings = np.unique(hashes[np.cumsum(inner)[:-1] > 0])
+    keys = np.unique(np.concatenate([form_key, beginnings, common]))
+    value = np.zeros(len(keys), np.int64)
     value[np.searchsorted(keys, form_key)] = np.arange(1, len(form_key) + 1)
-    value[np.searchsorted(keys, begins)] |= CONTINUES
-    size = 1 << max(4, int(np.ceil(np.log2(len(keys) * SLOTS_PER_ENTRY + 1))))
-    slot_key, slot_form = np.zeros(size, np.uint64), np.zeros(size, np.uint32)
-    slot, active = keys & np.uint64(size - 1), np.arange(len(keys))
-    while active.size:
-        free = slot_key[slot[active]] == 0
-        taken, winners = np.unique(slot[active[free]], return_index=True)
-        placed = active[free][winners]
-        slot_key[taken], slot_form[taken] = keys[placed], value[placed]
-        active = np.setdiff1d(active, placed, assume_unique=True)
-        occupied = slot_key[slot[active]] != 0
-        slot[active[occupied]] = (slot[active[occupied]] + np.uint64(1)) & np.uint64(size - 1)
-    return {"slot_key": slot_key, "slot_form": slot_form}
+    value[np.searchsorted(keys, beginnings)] |= CONTINUES
+    value[np.searchsorted(keys, common)] |= COMMON_WORD
+    slots = np.zeros(int(len(keys) * SLOTS_PER_KEY) + 16, np.int64)
+    lost = code.insert_slots(*seen(code, keys, value, slots))
+    if lost:
+        logger.warning("%d of %d names have the hash of another name and cannot be found", lost, len(keys))
+    return slots
 
 
-def _common_words(flags: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    text = (resources.files("rwtrain.knowledge") / "common_words.md").read_text(encoding="utf-8").split("\n\n", 1)[1]
-    return read_words(text, char_flags=flags, char_fold=fold).hash
+def word_lists(char_info: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of everyday words, and of months and days."""
+    parts = (resources.files("rwtrain.knowledge") / "common_words.md").read_text(encoding="utf-8").split("\n\n")
+    code = kernels(compiled=False)
+    dates = split_words(code, [parts[-1]], *seen(code, char_info))[2].hash
+    return np.unique(split_words(code, ["\n".join(parts[1:-2])], *seen(code, char_info))[2].hash), np.unique(dates)
 
 
-def about_table(store: EntityStore, *, flags: np.ndarray, fold: np.ndarray) -> dict[str, np.ndarray]:
-    """The words of each entity's label and description, weighted by rarity, as 32-bit hashes: at most 24 an entity."""
-    common = _common_words(flags, fold).astype(np.uint32)
-    texts = [f"{store.label(row) if store.has_label(row) else ''} {store.description(row)}".replace("\n", " ") for row in range(len(store))]
-    words = read_words("\n".join(texts), char_flags=flags, char_fold=fold)
-    begin = np.concatenate([[0], np.cumsum([len(text) + 1 for text in texts])])
-    owner = np.searchsorted(begin, words.start, side="right") - 1
-    pairs = np.unique(owner.astype(np.uint64) << np.uint64(32) | words.hash.astype(np.uint32))
-    owner, word = (pairs >> np.uint64(32)).astype(np.int64), pairs.astype(np.uint32)
+def about_table(store: EntityStore, char_info: np.ndarray) -> dict[str, np.ndarray]:
+    """The words of each entity's label and description, weighted by rarity, as 30-bit hashes: at most 24 an entity."""
+    common = word_lists(char_info)[0] & MASK_30
+    texts = [f"{store.label(row) if store.has_label(row) else ''} {store.description(row)}" for row in range(len(store))]
+    code = kernels(compiled=len(texts) > COMPILE_FROM_NAMES and has_numba())
+    _, _, words, bounds = split_words(code, texts, *seen(code, char_info))
+    owner = np.repeat(np.arange(len(texts)), np.diff(bounds))
+    pairs = np.unique(owner << 30 | words.hash & MASK_30)
+    owner, word = pairs >> 30, pairs & MASK_30
     keep = ~np.isin(word, common)
     owner, word = owner[keep], word[keep]
-    _, place, seen = np.unique(word, return_inverse=True, return_counts=True)
-    rarity = np.log(len(store) / seen[place]) / np.log(max(2, len(store)))
+    _, place, known = np.unique(word, return_inverse=True, return_counts=True)
+    rarity = np.log(len(store) / known[place]) / np.log(max(2, len(store)))
     order = np.lexsort((-rarity, owner))
     owner, word, rarity = owner[order], word[order], rarity[order]
     rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
     keep = rank < ABOUT_WORDS
     counts = np.bincount(owner[keep], minlength=len(store))
     return {
-        "about_start": np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32),
-        "about_word": word[keep],
-        "about_weight": rarity[keep].astype(np.float16),
+        "about_start": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        "about_word": word[keep].astype(np.int32),
+        "about_weight": np.round(rarity[keep] * 255).astype(np.uint8),
     }

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from rwtrain.errors import DataError
-from rwtrain.knowledge.gold import evaluate_linking, read_gold
+from rwtrain.knowledge.calibration import calibrate, read_documents, write_settings
+from rwtrain.knowledge.gold import evaluate_documents, evaluate_linking, read_gold
 from rwtrain.knowledge.linker import build_linker
 from rwtrain.knowledge.store import EntityStore
 from rwtrain.model.linking_refinedweb import EntityLinker
@@ -63,3 +64,20 @@ def test_unusable_gold_files_are_refused(store: EntityStore, tmp_path: Path) -> 
     linker.store_hash = "0"
     with pytest.raises(DataError, match="built for another entity store"):
         evaluate_linking(linker, store, outside)
+
+
+def test_calibration_learns_what_is_linked(store: EntityStore, tmp_path: Path) -> None:
+    """Where gold texts name countries but never the city, the city is no longer linked."""
+    build_linker(store, tmp_path / "linker")
+    linker = EntityLinker.open(tmp_path / "linker", compiled=False)
+    texts = [(f"The {word} of France and Italy, not New York City.", [("France", "Q142"), ("Italy", "Q38")]) for word in ("art", "food", "towns", "rivers")]
+    gold = write_gold(tmp_path / "gold.jsonl", texts)
+    documents = read_documents([gold])
+    calibrate(linker, store, documents, weights=True)
+    write_settings(linker)
+    again = EntityLinker.open(tmp_path / "linker")
+    assert again.settings == linker.settings
+    assert evaluate_documents(again, store, documents)["f1"] == 1
+    linker.store_hash = "0"
+    with pytest.raises(DataError, match="another entity store"):
+        calibrate(linker, store, documents, weights=False)

@@ -17,7 +17,7 @@ from rwtrain.knowledge.import_tsv import import_tsv
 from rwtrain.knowledge.linker import build_linker
 from rwtrain.knowledge.store import EntityStore
 from rwtrain.knowledge.writing import Rejects, entity_batch, write_store, write_vectors
-from rwtrain.model.linking_refinedweb import EntityLinker, spot_names
+from rwtrain.model.linking_refinedweb import EntityLinker
 from tests.rwtrain.knowledge.conftest import NAMES, write_graph
 
 
@@ -72,7 +72,10 @@ def test_case_accents_and_spacing_do_not_hide_a_name(linker: EntityLinker, store
 
 
 def test_left_context_covers_the_words_of_a_longer_name(linker: EntityLinker, store: EntityStore) -> None:
-    assert found(linker, store, "She left New York City", left_context=True)[-1] == ("City", "/m/nyc")
+    assert found(linker, store, "She left New York City", left_context=True) == [("New York City", "/m/nyc")]
+    eager = EntityLinker.open(linker.folder)
+    eager.configure(eager.settings | {"left_context_bias": 3.0})
+    assert [surface for surface, _ in found(eager, store, "She left New York City", left_context=True)] == ["New York", "City"]
 
 
 WORDS = [
@@ -111,12 +114,14 @@ def test_any_text_can_be_linked(linker: EntityLinker, text: str) -> None:
             assert text[mention.start : mention.end] == mention.surface
 
 
-def assert_compiled_equals_numpy(linker: EntityLinker, text: str) -> None:
-    words, names = spot_names(text, linker._table, compiled=False)
-    compiled_words, compiled_names = spot_names(text, linker._table, compiled=True)
-    for field in ("codes", "start", "end", "hash", "upper", "cased", "joins"):
-        assert np.array_equal(getattr(words, field), getattr(compiled_words, field)), field
-    assert sorted(zip(*map(np.ndarray.tolist, names), strict=True)) == sorted(zip(*map(np.ndarray.tolist, compiled_names), strict=True))
+def everything(linker: EntityLinker, texts: list[str], *, left_context: bool) -> list[object]:
+    """Words, spots, candidates with all their bits, and mentions."""
+    run = linker.run(texts, left_context=left_context)
+    count = run.spot_bounds[-1]
+    total = run.spots.begin[count]
+    arrays = [*run.words, run.spots.first[:count], run.spots.last[:count], run.spots.score[:count], run.candidates.entity[:total], run.candidates.score[:total]]
+    found = run.mentions()
+    return [array.tolist() for array in (*arrays, found.bounds, found.start, found.end, found.entity, found.score)]
 
 
 @settings(max_examples=200, deadline=None)
@@ -127,9 +132,12 @@ def assert_compiled_equals_numpy(linker: EntityLinker, text: str) -> None:
         st.text("aA. ,\n-北カ\u0301é𠀀1", max_size=60),
     )
 )
-def test_compiled_code_finds_the_same(linker: EntityLinker, text: str) -> None:
+def test_compiled_code_gives_the_same_bits(linker: EntityLinker, text: str) -> None:
     pytest.importorskip("numba")
-    assert_compiled_equals_numpy(linker, text)
+    compiled = EntityLinker.open(linker.folder, compiled=True)
+    for left_context in (False, True):
+        texts = [text, text[::-1], text + " Will Smith. Smith left Paris, Texas."]
+        assert everything(linker, texts, left_context=left_context) == everything(compiled, texts, left_context=left_context)
 
 
 def test_long_work_switches_to_compiled_code(linker: EntityLinker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +147,54 @@ def test_long_work_switches_to_compiled_code(linker: EntityLinker, monkeypatch: 
     monkeypatch.setattr("rwtrain.model.linking_refinedweb.COMPILE_AFTER_CHARACTERS", 300)
     fresh = EntityLinker.open(linker.folder)
     assert [fresh.link(text) for _ in range(3)] == [expected] * 3
-    assert EntityLinker.open(linker.folder, compiled=True).link(text) == expected
+    assert fresh.run([text]).code.compiled
+
+
+@pytest.mark.parametrize("left_context", [False, True])
+def test_a_batch_gives_what_single_texts_give(linker: EntityLinker, left_context: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rwtrain.model.linking_refinedweb.CHUNK_CHARACTERS", 100)
+    texts = ["Will Smith left Paris.", "", "Smith is not named in full here.", "New York City " * 20, "巴黎", "In Texas, the Lone Star State, lies Paris"] * 3
+    for threads in (1, 3):
+        found = linker.link_batch(texts, left_context=left_context, threads=threads)
+        for number, text in enumerate(texts):
+            part = slice(found.bounds[number], found.bounds[number + 1])
+            spans = list(zip(found.start[part].tolist(), found.end[part].tolist(), found.entity[part].tolist(), strict=True))
+            assert spans == [(mention.start, mention.end, mention.entity) for mention in linker.link(text, left_context=left_context)]
+    assert linker.link_batch([]).bounds.tolist() == [0]
+
+
+def test_parts_of_a_name_mean_who_was_named_in_full(store: EntityStore, tmp_path: Path) -> None:
+    names = {"Q76": "Barack Obama", "Q5": "human", "Q90": "Paris"}
+    rows = [{"id": name, "wikidata_id": name, "label": label, "description": "", "aliases": []} for name, label in names.items()]
+    triples = {"train": np.array([[0, 0, 1]] + [[0, 1, 2]] * 20)}
+    relations = [("P31", "instance of"), ("P551", "residence")]
+    write_store(tmp_path / "store", entities=[entity_batch(rows)], relations=relations, triples=triples, rejects=Rejects(), provenance={})
+    store = EntityStore.open(tmp_path / "store")
+    build_linker(store, tmp_path / "linker")
+    linker = EntityLinker.open(tmp_path / "linker")
+    for left_context in (False, True):
+        assert found(linker, store, "Barack Obama came. Obama's plane left; the obama dance.", left_context=left_context) == [
+            ("Barack Obama", "Q76"),
+            ("Obama", "Q76"),
+        ]
+        assert found(linker, store, "Obama came.", left_context=left_context) == []
+
+
+def test_given_spans_are_scored_even_if_they_are_not_names(linker: EntityLinker, store: EntityStore) -> None:
+    text = "The paris of the French Republic, and nobody."
+    spans = [(4, 9), (13, 32), (38, 44), (0, 0)]
+    rows = [[store.external_id(candidate.entity) for candidate in candidates] for candidates in linker.score_spans(text, spans)]
+    assert sorted(rows[0]) == ["/m/paris", "/m/paris_tx"]
+    assert rows[1:] == [["/m/france"], [], []]
+
+
+def test_hostile_texts_end_soon(linker: EntityLinker) -> None:
+    pytest.importorskip("numba")
+    compiled = EntityLinker.open(linker.folder, compiled=True)
+    texts = ["x" * 3_000_000, "Paris " * 100_000, "\0" * 100_000, "\ud800Paris\udfff", "New York " * 50_000, "\u0301" * 1000, "Will Smith Smith " * 30_000]
+    for left_context in (False, True):
+        found = compiled.link_batch(texts, left_context=left_context)
+        assert len(found.bounds) == len(texts) + 1
 
 
 def test_german_and_chinese_texts_link_to_the_same_entities(tmp_path: Path) -> None:
@@ -194,13 +249,16 @@ def test_works_without_vectors_and_says_so(tmp_path: Path) -> None:
         linker.vectors([0])
 
 
-def test_folder_works_with_only_this_file_and_numpy(linker: EntityLinker, tmp_path: Path) -> None:
+def test_folder_works_with_only_these_files_and_numpy(linker: EntityLinker, tmp_path: Path) -> None:
     import rwtrain.model.linking_refinedweb as module
 
-    shutil.copy(str(module.__file__), tmp_path / "linking_refinedweb.py")
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "__init__.py").touch()
+    for name in ("linking_refinedweb.py", "linking_kernels_refinedweb.py"):
+        shutil.copy(Path(str(module.__file__)).parent / name, tmp_path / "exported" / name)
     code = (
         "import sys, json\nfor name in ('rwtrain', 'torch', 'numba', 'safetensors'): sys.modules[name] = None\n"
-        "from linking_refinedweb import EntityLinker\n"
+        "from exported.linking_refinedweb import EntityLinker\n"
         "print(json.dumps([(m.start, m.end, m.entity, m.score) for m in EntityLinker.open(sys.argv[1]).link(sys.argv[2])]))"
     )
     text = "Will Smith left Paris for New York City."
