@@ -5,7 +5,8 @@
 DIR holds *.jsonl or *.jsonl.gz gold files in the ELEVANT format; their mentions are restricted to the entities of FB15k-237
 (examples/data/fb15k237). Texts whose CRC-32 is even are for development: the linker is calibrated on them. Figures are of the other texts,
 and of all texts of sets named by --held-out, which are not used for development at all. `default_f1` is without calibration: with the
-weights that the linker is built with, which were learned from the development texts of the sets named in DEVELOPED_ON.
+weights that the linker is built with, which were learned from the development texts of oke-2015-train, oke-2016-train, rss-500,
+news-fair-v2-no-coref and wiki-fair-v2-no-coref.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from rwtrain.knowledge.writing import Rejects, entity_batch, write_store
 from rwtrain.model.linking_refinedweb import EntityLinker
 
 GRAPH = Path(__file__).parent.parent / "examples" / "data" / "fb15k237"
-DEVELOPED_ON = ("oke-2015-train", "oke-2016-train", "rss-500", "news-fair-v2-no-coref", "wiki-fair-v2-no-coref")
 BATCH = 50_000
 
 
