@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {
     "floor": -5.0,
     "mention": {
         "bias": 0.167, "shape": 0.487, "exact": 1.046, "label": 0.612, "popularity": -0.034, "several_words": 0.512, "length": 0.388, "lower": -1.229,
-        "acronym": 0.395, "common": -1.679, "opens_sentence": -0.283, "beside_capital": -2.888, "digits": -1.626, "date": -2.474, "ambiguity": -0.486,
+        "acronym": 0.395, "common": -2.7, "opens_sentence": -0.283, "beside_capital": -2.888, "digits": -1.626, "date": -2.474, "ambiguity": -0.486,
         "named": -0.266, "overlap": 0.063, "coherence": 1.099, "last_name": 1.601, "first_name": 1.21, "name_part": -0.589, "several_lower": -1.287,
         "after_article": -0.035, "share": 0.445, "kind": 1.0,
     },

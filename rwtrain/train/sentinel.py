@@ -107,8 +107,10 @@ def missing_ranks(folder: Path, world_size: int, limit_s: float) -> list[dict[st
             continue
         found.append({"rank": rank, **beat, "silent_s": age if age > UNRESPONSIVE * limit_s else None})
     least = min(beat["progress"] for beat in found)
-    behind = [beat for beat in found if beat["progress"] == least or beat["silent_s"] is not None]
-    return behind if len(behind) < world_size else []
+    silent = [beat for beat in found if beat["silent_s"] is not None]
+    if all(beat["progress"] == least for beat in found):  # a process may be stopped in the very phase in which the others wait
+        return silent if len(silent) < world_size else []
+    return [beat for beat in found if beat["progress"] == least or beat in silent]
 
 
 def describe(missing: list[dict[str, Any]]) -> str:

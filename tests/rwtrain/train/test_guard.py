@@ -174,5 +174,8 @@ def test_ranks_behind_are_those_with_the_least_progress(tmp_path: Path) -> None:
     os.utime(tmp_path / "rank-2.json", (old, old))
     assert "rank 2 (step 7, phase forward 1/1, no sign of life for 5" in describe(missing_ranks(tmp_path, 3, 60))
     (tmp_path / "rank-1.json").write_text((tmp_path / "rank-0.json").read_text())
+    assert describe(missing_ranks(tmp_path, 3, 60)).startswith(
+        "waiting for rank 2 (step 7, phase forward 1/1, no sign of life for 5"
+    )  # stopped in the same phase
     os.utime(tmp_path / "rank-2.json")
     assert "all ranks stand at the same place" in describe(missing_ranks(tmp_path, 3, 60))
