@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from typing import Any
 import xxhash
 
 CHUNK_BYTES = 1 << 22
+HOST_CHARACTERS = 63  # as long as a label of a host name may be; a file name has 255 bytes in all
 
 
 def fsync_path(path: str | Path) -> None:
@@ -24,6 +27,12 @@ def fsync_path(path: str | Path) -> None:
         os.close(descriptor)
 
 
+def temporary_sibling(path: Path) -> Path:
+    """A hidden name beside `path` that no other process uses, on this host or on another one of a shared file system; it ends in `.tmp`."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:HOST_CHARACTERS]
+    return path.with_name(f".{path.name}.{host}.{os.getpid()}.tmp")
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary sibling path to write a file to; on success it is flushed and renamed to `path`.
@@ -32,7 +41,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_sibling(path)
     try:
         yield temporary
         fsync_path(temporary)
@@ -47,7 +56,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Give a temporary sibling folder to fill; on success every file is flushed and it replaces `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_sibling(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
