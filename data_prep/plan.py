@@ -391,7 +391,7 @@ class LinkNode(Node):
     """Entity linking; off without a store."""
 
     store: str | None = None
-    """Folder of the entity store that `rwtrain kg` wrote."""
+    """Folder of the entity linker that `rwtrain kg linker` wrote."""
     left_context: bool = True
     """Judge a mention by the text before it only, so that its vector cannot leak words that are to be predicted."""
     min_score: float = Field(default=0.0, ge=0, le=1)
