@@ -42,7 +42,7 @@ class ModelConfig(Node):
     gate_layers: list[NonNegativeInt] | None = None
     """Layers before which entity vectors enter; None for the middle layer."""
     vision: dict[str, Any] | None = None
-    """Vision backbone as a transformers configuration dict with `model_type`; None, or batch.image_rows 0: a model without images."""
+    """Vision backbone as a transformers configuration dict with `model_type` and `image_size` (pixels); None, or batch.image_rows 0: a model without images."""
 
     @model_validator(mode="before")
     @classmethod
@@ -72,6 +72,22 @@ class ModelConfig(Node):
         return self
 
 
+class AugmentConfig(Node):
+    """Random changes of training images, new in every epoch; the defaults change nothing."""
+
+    crop_area: float = Field(1.0, gt=0, le=1)
+    """Smallest share of an image's area that a random crop keeps; 1 always reads the whole image."""
+    mirror: float = Field(0.0, ge=0, le=1)
+    """Share of images that are mirrored left to right; 0.5 for photos, 0 where captions say left or right or images hold text."""
+    colour: float = Field(0.0, ge=0, lt=1)
+    """Brightness, contrast and saturation change by factors within 1 ± this."""
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is changed."""
+        return self.crop_area < 1 or self.mirror > 0 or self.colour > 0
+
+
 class DataConfig(Node):
     """What is trained on."""
 
@@ -83,6 +99,8 @@ class DataConfig(Node):
     """sentencepiece model that made the shards."""
     entity_store: str | None = None
     """Entity store with trained vectors; None for a model without knowledge."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes of the images in training; evaluation sees them as they are."""
     verify: bool = True
     """Compare the checksums of all shards with their manifests before training."""
     prefetch_batches: PositiveInt = 4

@@ -44,6 +44,10 @@ def preprocess_image(encoded: bytes, size: int) -> np.ndarray:
         RWTrainError: as `decode_image`.
     """
     image = decode_image(encoded).resize((size, size), Image.Resampling.BICUBIC)
-    pixels = (np.asarray(image).astype(np.float64) * (1 / 255)).astype(np.float32)
+    return normalize((np.asarray(image).astype(np.float64) * (1 / 255)).astype(np.float32))
+
+
+def normalize(pixels: np.ndarray) -> np.ndarray:
+    """[height, width, 3] float32 in [0, 1] → [3, height, width] in [−1, 1]."""
     half = np.float32(0.5)
     return np.ascontiguousarray(((pixels - half) / half).transpose(2, 0, 1))

@@ -83,7 +83,8 @@ class Loader:
         if recipe.pairs:
             self.streams["pair"] = (PairStream(text, view_tokens=batch.view_tokens, seed=seed + 2), recipe.pairs)
         if recipe.images and images is not None:
-            self.streams["image"] = (ImageStream(images, caption_tokens=batch.caption_tokens, image_size=image_size, seed=seed + 3), recipe.images)
+            stream = ImageStream(images, caption_tokens=batch.caption_tokens, image_size=image_size, seed=seed + 3, augment=config.data.augment)
+            self.streams["image"] = (stream, recipe.images)
 
     def micro_batch(self, step: int, index: int) -> Batch:
         """Micro-batch `index` (0 … accumulation − 1) of optimiser step `step` for this rank."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from rwtrain.data.images import preprocess_image
+from rwtrain.config.schema import AugmentConfig
+from rwtrain.data.augment import DRAWS, augmented
+from rwtrain.data.images import decode_image, normalize, preprocess_image
 from rwtrain.data.order import random_uint64, random_uniform, sample_at
 from rwtrain.data.packing import PackingPlan, pack
 from rwtrain.data.recipe import BatchBuilder
@@ -12,7 +14,7 @@ from rwtrain.data.shards import ShardDataset
 from rwtrain.data.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, MASK_ID
 from rwtrain.errors import DataError
 
-STREAM_MASK, STREAM_SPAN, STREAM_WITHHOLD = 11, 12, 13
+STREAM_MASK, STREAM_SPAN, STREAM_WITHHOLD, STREAM_AUGMENT = 11, 12, 13, 14
 MAX_MENTIONS_PER_ROW = 1 << 12  # of one row, for distinct random keys
 
 
@@ -100,25 +102,30 @@ class PairStream:
 
 
 class ImageStream:
-    """Images with their captions."""
+    """Images with their captions.
 
-    def __init__(self, dataset: ShardDataset, *, caption_tokens: int, image_size: int, seed: int) -> None:
-        self.dataset, self.caption_tokens, self.image_size, self.seed = dataset, caption_tokens, image_size, seed
+    Args:
+        augment: random changes of the images.
+    """
+
+    def __init__(self, dataset: ShardDataset, *, caption_tokens: int, image_size: int, seed: int, augment: AugmentConfig) -> None:
+        self.dataset, self.caption_tokens, self.image_size, self.seed, self.augment = dataset, caption_tokens, image_size, seed, augment
         if dataset.manifest["images"] < len(dataset) or len(dataset) == 0:
             raise DataError(dataset.folder, "not every document has an image", "Point data.images at an image-text dataset")
 
     def fill(self, builder: BatchBuilder, rows: slice, positions: np.ndarray) -> None:
         """Put the image-caption items at `positions` (images_per_row per row) into the batch."""
         recipe = builder.recipe
-        for slot, sample in enumerate(sample_at(positions, len(self.dataset), self.seed)):
+        for slot, (position, sample) in enumerate(zip(positions, sample_at(positions, len(self.dataset), self.seed), strict=True)):
             row, place = rows.start + slot // recipe.images_per_row, slot % recipe.images_per_row * recipe.image_slot_tokens
+            shard, index = self.dataset.locate(int(sample))
+            builder.pixels[slot] = self._pixels(shard.images(index)[0], int(position))
             self._add(builder, row, place, slot, int(sample))
 
     def _add(self, builder: BatchBuilder, row: int, place: int, slot: int, sample: int) -> None:
         recipe = builder.recipe
         caption = np.asarray(self.dataset.tokens(sample, 0, self.caption_tokens), np.int64)
         shard, index = self.dataset.locate(sample)
-        builder.pixels[slot] = preprocess_image(shard.images(index)[0], self.image_size)
         image_slot, caption_slot = 2 * recipe.pairs + recipe.images + slot, 2 * recipe.pairs + slot
         tokens = np.concatenate((np.full(recipe.image_tokens, IMAGE_ID), caption))
         start = builder.add_segment(row, tokens, block_tokens=recipe.image_tokens, pool=image_slot, pool_tokens=recipe.image_tokens, at=place)
@@ -127,3 +134,9 @@ class ImageStream:
         builder.add_segment(row, text, block_tokens=len(text), pool=caption_slot, at=place + recipe.image_tokens + self.caption_tokens)
         builder.image_content[slot] = shard.content_id[index : index + 1].view(np.int64)[0]
         builder.image_valid[slot] = 1
+
+    def _pixels(self, encoded: bytes, position: int) -> np.ndarray:
+        if not self.augment.active:
+            return preprocess_image(encoded, self.image_size)
+        draws = random_uniform(self.seed, np.arange(position * DRAWS, (position + 1) * DRAWS), STREAM_AUGMENT)
+        return normalize(augmented(decode_image(encoded), self.image_size, self.augment, draws))

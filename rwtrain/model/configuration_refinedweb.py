@@ -29,7 +29,8 @@ class RefinedWebConfig(PreTrainedConfig):
         image_logit_bias_init: initial value of the learnable bias of the sigmoid image contrast; None: there is none, for InfoNCE.
         classifier_dropout: dropout before the heads of tasks_refinedweb.py.
         vision_config: configuration (or its dict, with `model_type`) of any transformers vision backbone; None for text only.
-        image_seq_length: tokens the backbone yields for one image.
+        vision_width: features per token of the backbone; None: what its configuration says, or the last of several stages.
+        image_seq_length: tokens the backbone yields for one image; the places of a feature map [C, H, W] count as H · W tokens.
         image_token_id, mask_token_id: reserved ids of the image placeholder and of masked-out tokens.
     """
 
@@ -66,6 +67,7 @@ class RefinedWebConfig(PreTrainedConfig):
     image_logit_bias_init: float | None = None
     classifier_dropout: float = 0.1
     vision_config: Any = None
+    vision_width: int = None  # type: ignore[assignment]
     image_seq_length: int = 0
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2
@@ -83,6 +85,8 @@ class RefinedWebConfig(PreTrainedConfig):
         if isinstance(self.vision_config, dict):
             vision = dict(self.vision_config)
             self.vision_config = AutoConfig.for_model(vision.pop("model_type"), **vision)
+        if self.vision_width is None and self.vision_config is not None:
+            self.vision_width = last_width(self.vision_config)
         super().__post_init__(**kwargs)
         self.validate_architecture()
 
@@ -98,6 +102,13 @@ class RefinedWebConfig(PreTrainedConfig):
             raise ValueError("gate_layers is set but entity_dim is 0: set entity_dim to the width of the entity vectors, or gate_layers to [].")
         if any(not 0 <= layer < self.num_hidden_layers for layer in self.gate_layers):
             raise ValueError(f"gate_layers={self.gate_layers}: the layers are 0 to {self.num_hidden_layers - 1}.")
+
+
+def last_width(vision_config: Any) -> int | None:
+    """Features per token that a vision backbone's configuration promises: `hidden_size`, or the last of `hidden_sizes`; None if it has neither."""
+    width = getattr(vision_config, "hidden_size", None)
+    stages = getattr(vision_config, "hidden_sizes", None)
+    return width or (stages[-1] if stages else None)
 
 
 __all__ = ["RefinedWebConfig"]

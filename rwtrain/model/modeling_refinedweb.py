@@ -204,7 +204,7 @@ class RefinedWebImageProjector(nn.Module):
 
     def __init__(self, config: RefinedWebConfig) -> None:
         super().__init__()
-        width = config.vision_config.hidden_size
+        width = config.vision_width
         self.norm = nn.LayerNorm(width)
         self.linear_1 = nn.Linear(width, config.hidden_size)
         self.linear_2 = nn.Linear(config.hidden_size, config.hidden_size)
@@ -281,8 +281,10 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
         self.embed_tokens = value  # type: ignore[assignment]
 
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Trunk inputs of images: [I, 3, height, width] → [I, P, D]."""
+        """Trunk inputs of images: [I, 3, height, width] → [I, P, D]; the places of a convolutional feature map become tokens row by row."""
         features = self.vision_tower(pixel_values=pixel_values.to(self.image_projector.norm.weight.dtype)).last_hidden_state
+        if features.dim() == 4:  # [I, C, H, W]
+            features = features.flatten(2).transpose(1, 2)
         if features.shape[1] != self.config.image_seq_length:
             raise ValueError(f"The image encoder gives {features.shape[1]} tokens per image, image_seq_length says {self.config.image_seq_length}.")
         return self.image_projector(features)

@@ -69,7 +69,7 @@ def count_parameters(config: RefinedWebConfig) -> Parameters:
         gates = config.entity_dim * width + len(config.gate_layers) * gate + (width + config.entity_dim) * config.embedding_dim + 1
     vision = 0
     if config.vision_config is not None:
-        vision_width = config.vision_config.hidden_size
+        vision_width = config.vision_width
         projector = 2 * vision_width + (vision_width + 1) * width + (width + 1) * width
         vision = _vision_tower(_key(config))[0] + projector
     return Parameters(
@@ -112,7 +112,7 @@ def micro_batch_flops(config: RefinedWebConfig, recipe: Recipe, *, label_tokens:
     }
     if recipe.images:
         tower = _vision_tower(_key(config))
-        projector = FORWARD_AND_BACKWARD * 2 * config.image_seq_length * (config.vision_config.hidden_size * width + width * width)
+        projector = FORWARD_AND_BACKWARD * 2 * config.image_seq_length * (config.vision_width * width + width * width)
         found["images"] = float(recipe.images * (tower[1] + projector))
     if config.entity_dim:
         mentions, queries = recipe.rows * recipe.config.mentions_per_row, recipe.rows * recipe.config.queries_per_row
@@ -143,14 +143,11 @@ def _vision_tower(key: str) -> tuple[int, int]:
     settings = json.loads(key)
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with torch.device("meta"):
-        tower = AutoModel.from_config(config, attn_implementation="eager")
+        tower = AutoModel.from_config(config, attn_implementation="eager").eval()
         pixels = torch.empty(1, 3, config.image_size, config.image_size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        tower(pixel_values=pixels)
-    counts = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
-    forward = sum(counts.values())
-    patches = sum(count for name, count in counts.items() if "convolution" in name)  # the pixels need no gradient
-    return sum(parameter.numel() for parameter in tower.parameters()), FORWARD_AND_BACKWARD * (forward - patches) + WEIGHT_ONLY * patches
+    with FlopCounterMode(display=False) as counter:
+        tower(pixel_values=pixels).last_hidden_state.sum().backward()
+    return sum(parameter.numel() for parameter in tower.parameters()), int(counter.get_total_flops())
 
 
 def expected_label_tokens(recipe: Recipe) -> float:

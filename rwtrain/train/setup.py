@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ def open_inputs(config: TrainConfig, *, verify: bool) -> Inputs:
     if config.data.images is not None and config.batch.image_rows:
         images = open_dataset(config.data.images, tokenizer, verify=verify, entity_store_hash=store_hash)
     if config.model.vision is not None and config.batch.image_rows:
-        image_size, image_tokens = image_shape(config.model.vision)
+        image_size, image_tokens, _ = image_shape(config.model.vision)
     if config.batch.image_rows and image_tokens + 2 * config.batch.caption_tokens > config.batch.seq_len:
         raise ConfigError(
             f"an image ({image_tokens} tokens) and two captions of {config.batch.caption_tokens} tokens do not fit a row of "
@@ -79,23 +79,36 @@ def open_inputs(config: TrainConfig, *, verify: bool) -> Inputs:
     return Inputs(tokenizer, text, images, vectors, vectors_hash, image_size, image_tokens)
 
 
-def image_shape(vision: dict[str, Any]) -> tuple[int, int]:
-    """(image height and width in pixels, tokens per image) of a vision backbone, found by running it without data.
+class ImageShape(NamedTuple):
+    """What a vision backbone reads and gives: height and width in pixels, tokens per image, features per token."""
+
+    size: int
+    tokens: int
+    width: int
+
+
+def image_shape(vision: dict[str, Any]) -> ImageShape:
+    """What a vision backbone reads and gives, found by running it without data; the places of a feature map [1, C, H, W] count as tokens.
 
     Raises:
-        ConfigError: transformers cannot build it.
+        ConfigError: transformers cannot build it, or it needs images of another size.
     """
     from transformers import AutoConfig, AutoModel
 
     try:
         settings = dict(vision)
         backbone = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        size = int(getattr(backbone, "image_size", None) or 0)
+        if not size:
+            raise ConfigError(f"model.vision: {backbone.model_type} has no image size of its own. Add `image_size`, the height and width in pixels.")
         with torch.device("meta"):
-            model = AutoModel.from_config(backbone)
-            features = model(pixel_values=torch.empty(1, 3, backbone.image_size, backbone.image_size)).last_hidden_state
+            model = AutoModel.from_config(backbone).eval()
+            features = model(pixel_values=torch.empty(1, 3, size, size)).last_hidden_state
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ConfigError(f"model.vision: transformers cannot build this image encoder ({error}). Check model_type, image_size and patch_size.") from error
-    return int(backbone.image_size), int(features.shape[1])
+    if features.dim() == 4:
+        features = features.flatten(2).transpose(1, 2)
+    return ImageShape(size, int(features.shape[1]), int(features.shape[2]))
 
 
 def model_config(config: TrainConfig, inputs: Inputs) -> RefinedWebConfig:
@@ -119,6 +132,7 @@ def shape_model(config: TrainConfig, *, vocab_size: int, entity_dim: int, image_
             entity_dim=entity_dim,
             image_logit_bias_init=-10.0 if config.objectives.image_contrast_form == "sigmoid" else None,  # few pairs match: SigLIP's value
             vision_config=shape.vision if image_tokens else None,
+            vision_width=image_shape(shape.vision).width if image_tokens and shape.vision else None,  # type: ignore[arg-type]  # None: without images
             image_seq_length=image_tokens,
             bos_token_id=BOS_ID,
             eos_token_id=EOS_ID,

@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rwtrain.errors import ConfigError
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
 from rwtrain.model.heads_refinedweb import RefinedWebForCausalLM, RefinedWebForPreTraining
+from rwtrain.train.setup import image_shape
 
 SHAPE = {"vocab_size": 80, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
 VISION = {
@@ -141,3 +143,35 @@ def test_wrong_inputs_are_refused(full: RefinedWebForPreTraining) -> None:
         RefinedWebConfig(**SHAPE, entity_dim=4, gate_layers=[7])
     with pytest.raises(ValueError, match="norm_position"):
         RefinedWebConfig(**SHAPE, norm_position="middle")
+
+
+CONVOLUTIONAL = {
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
+    "mobilenet_v2": {"depth_multiplier": 0.25},
+}
+
+
+@pytest.mark.parametrize(("kind", "tokens", "width"), [("resnet", 16, 16), ("convnext", 16, 16), ("mobilenet_v2", 1, 1280)])
+def test_places_of_a_feature_map_become_tokens(kind: str, tokens: int, width: int) -> None:
+    """Strides of 8, 8 and 32 over 32 pixels; MobileNet's last layer has 1,280 channels (Sandler et al. 2018, table 2)."""
+    vision = {"model_type": kind, "image_size": 32, **CONVOLUTIONAL[kind]}
+    assert image_shape(vision) == (32, tokens, width)
+    torch.manual_seed(0)
+    config = RefinedWebConfig(**SHAPE, embedding_dim=8, vision_config=vision, vision_width=width, image_seq_length=tokens)
+    model = RefinedWebForCausalLM._from_config(config).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = model.model.image_features(pixels)
+        map_ICHW = model.model.vision_tower(pixel_values=pixels).last_hidden_state
+        side = map_ICHW.shape[-1]
+        expected = torch.stack([model.model.image_projector(map_ICHW[:, :, place // side, place % side]) for place in range(tokens)], 1)
+        assert model.get_image_features(pixels).shape == (2, 8)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    again = RefinedWebConfig.from_dict(config.to_dict())
+    assert (again.vision_width, again.vision_config.image_size) == (width, 32)
+
+
+def test_a_backbone_without_an_image_size_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"resnet has no image size.*image_size"):
+        image_shape({"model_type": "resnet", **CONVOLUTIONAL["resnet"]})

@@ -78,6 +78,19 @@ def test_operations_of_an_image_by_hand() -> None:
     assert micro_batch_flops(model, recipe, label_tokens=0, world_size=1)["images"] == recipe.images * (2 * 2 * patches + 3 * 2 * (trunk + projector))
 
 
+def test_operations_of_a_convolutional_image_encoder_by_hand() -> None:
+    """A ResNet: 7 x 7 over 3 channels to 16 x 16 x 8, pooled to 8 x 8, two 3 x 3 over 8 channels; the pixels need no gradient."""
+    vision = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic", "image_size": 32}
+    config = configuration({"hidden_size": 16, "num_attention_heads": 2, "vision": vision}, {"seq_len": 96, "image_rows": 1, "caption_tokens": 12})
+    model = shape_model(config, vocab_size=50, entity_dim=0, image_tokens=64)
+    recipe = Recipe.derive(config.batch.model_copy(update={"text_rows": 1}), world_size=1, image_tokens=64, entity_dim=0)
+    stem, block = 7 * 7 * 3 * 8 * 16 * 16, 2 * 9 * 8 * 8 * 8 * 8
+    projector = 64 * (8 * 16 + 16 * 16)
+    assert micro_batch_flops(model, recipe, label_tokens=0, world_size=1)["images"] == 2 * (2 * stem + 3 * block + 3 * projector)
+    norms = 2 * 8 * 3  # scale and shift of three batch norms over 8 channels
+    assert count_parameters(model).vision == 7 * 7 * 3 * 8 + 2 * 9 * 8 * 8 + norms + 2 * 8 + (8 + 1) * 16 + (16 + 1) * 16
+
+
 @pytest.mark.parametrize("entity_dim", [0, 24])
 def test_operations_equal_those_torch_counts_in_a_whole_step(entity_dim: int) -> None:
     """Forward and backward of every loss on a real model; what checkpointing or the tiles compute twice is no work of the model."""
