@@ -30,13 +30,14 @@ def measure(arguments: list[str]) -> int:
     from rwtrain.train import distributed
     from rwtrain.train.checkpoint import checkpoint_name
     from rwtrain.train.loop import Trainer
+    from rwtrain.train.work import pretraining
 
     folder, size = Path(arguments[0]), arguments[1]
     settings = json.loads((folder / "settings.json").read_text())
     settings["model"] |= {"hidden_size": WIDTH, "intermediate_size": FEED_FORWARD_WIDTH, "num_hidden_layers": LAYERS[size], "num_attention_heads": 8}
     config = TrainConfig.model_validate({**settings, "run": str(folder / "run"), "checkpoint": {"keep": 1}})
     ranks = distributed.start(600)
-    trainer = Trainer(config, ranks)
+    trainer = Trainer(config, ranks, pretraining(config, ranks))
     batches = trainer.loader.iterate(0, 1)
     for micro_batches, waited_s in batches:  # one step, so that AdamW has states
         trainer._train_step(micro_batches, waited_s)

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rwtrain.config.schema import TrainConfig
+from rwtrain.config.settings import RunSettings
 from rwtrain.errors import ConfigError
 
 
-def resolve(config: TrainConfig, *, world_size: int) -> dict[str, Any]:
+def resolve(config: RunSettings, *, world_size: int) -> dict[str, Any]:
     """DeepSpeed's JSON for this run: ds_configs/base.json < overlays < values derived from `config`.
 
     The batch triangle is derived here and only here: train_batch_size = micro-batch × accumulation × ranks, counted in rows.

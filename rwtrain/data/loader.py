@@ -86,6 +86,10 @@ class Loader:
             stream = ImageStream(images, caption_tokens=batch.caption_tokens, image_size=image_size, seed=seed + 3, augment=config.data.augment)
             self.streams["image"] = (stream, recipe.images)
 
+    def summary(self) -> str:
+        """How full the packed rows are."""
+        return ", ".join(f"{kind} rows {stream.plan.fill:.1%} full" for kind, (stream, _) in self.streams.items() if isinstance(stream, TextStream))
+
     def micro_batch(self, step: int, index: int) -> Batch:
         """Micro-batch `index` (0 … accumulation − 1) of optimiser step `step` for this rank."""
         builder = BatchBuilder(self.recipe, self.image_size)

@@ -63,6 +63,11 @@ class PretrainingTask:
         self.recipe, self.replicas = recipe, replicas
         self.weights = [float(getattr(weights, name)) for name in LOSSES]
         self.contrasts = any(self.weights[len(TOKEN_LOSSES) :])
+        self.names = LOSSES
+
+    def label_tokens(self, counts: torch.Tensor) -> float:
+        """How many tokens go through the language-model head, by `counts`."""
+        return float(counts[: len(TOKEN_LOSSES)].sum())
 
     def counts(self, batch: Batch) -> torch.Tensor:
         """How many items each loss averages over in this micro-batch, [losses] float64 in the order of `LOSSES`."""

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from rwtrain.config.schema import OptimizerConfig
 from rwtrain.errors import ConfigError
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
-from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
 
 
 def build_engine(
+    model_class: type[PreTrainedModel],
     model_config: RefinedWebConfig,
     optimizer_config: OptimizerConfig,
     deepspeed_config: dict[str, Any],
@@ -59,7 +59,7 @@ def build_engine(
         raise ConfigError("engine.overlays: this device does not support fp16. Use the bf16 or the fp32 overlay.")
     deepspeed.init_distributed(verbose=False)
     holder = HfDeepSpeedConfig(deepspeed_config)  # must stay alive while the model is built
-    model = RefinedWebForPreTraining._from_config(model_config)
+    model: Any = model_class._from_config(model_config)
     initialize_weights(model, seed=seed, partitioned=holder.is_zero3())
     del holder
     if activation_checkpointing:

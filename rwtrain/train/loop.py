@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import torch.distributed as dist
 
 from rwtrain.config.deepspeed import resolve
 from rwtrain.config.schema import TrainConfig
+from rwtrain.config.settings import RunSettings
 from rwtrain.data.recipe import Batch
-from rwtrain.data.streams import TextStream
 from rwtrain.errors import RWTrainError
-from rwtrain.objectives.task import LOSSES, PretrainingTask, TaskOutput
+from rwtrain.objectives.task import TaskOutput
 from rwtrain.train import distributed, saving
 from rwtrain.train.distributed import Ranks
 from rwtrain.train.engine import build_engine
@@ -28,8 +29,8 @@ from rwtrain.train.hardware import peak_tflops_of
 from rwtrain.train.metrics import MetricsLog, peak_memory_gb, read_metrics, throughput
 from rwtrain.train.rank_log import close_rank_log, open_rank_log
 from rwtrain.train.sentinel import Sentinel
-from rwtrain.train.setup import check_identity, make_loader, model_config, open_inputs, prepare_run_folder
 from rwtrain.train.signals import StopRequest
+from rwtrain.train.work import Work, pretraining
 
 EXIT_STOPPED = 85  # stopped on request with a checkpoint written: start again to continue
 
@@ -40,10 +41,15 @@ def train(config: TrainConfig, *, fallback: bool = False) -> int:
     Args:
         fallback: if that checkpoint is damaged, continue from the newest one before it that is whole.
     """
+    return run_work(config, lambda ranks: pretraining(config, ranks), fallback=fallback)
+
+
+def run_work(config: RunSettings, prepare: Callable[[Ranks], Work], *, fallback: bool = False) -> int:
+    """Join the job, `prepare` the work on every rank and do it; otherwise as `train`."""
     ranks = distributed.start(config.engine.timeout_s)
     try:
         stop = StopRequest()  # not before: a rank that waits in vain for the others should die of SIGTERM
-        return Trainer(config, ranks, fallback=fallback).run(stop)
+        return Trainer(config, ranks, prepare(ranks), fallback=fallback).run(stop)
     except Diverged as error:
         if ranks.is_main:
             print(f"error: {error}", file=sys.stderr)
@@ -61,19 +67,14 @@ def train(config: TrainConfig, *, fallback: bool = False) -> int:
 class Trainer:
     """One rank's side of a run."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, *, fallback: bool = False) -> None:
+    def __init__(self, config: RunSettings, ranks: Ranks, work: Work, *, fallback: bool = False) -> None:
         self.config, self.ranks, self.folder = config, ranks, Path(config.run)
-        inputs = open_inputs(config, verify=config.data.verify and ranks.is_main)
-        if ranks.is_main:
-            check_identity(config, inputs)
-            prepare_run_folder(config, inputs, world_size=ranks.world_size)
-        ranks.barrier()
-        self.loader = make_loader(config, inputs, rank=ranks.rank, world_size=ranks.world_size)
+        self.loader, self.task = work.loader, work.task
         replicas = ranks.world_size * config.batch.accumulation
-        self.task = PretrainingTask(self.loader.recipe, config.objectives, replicas=replicas)
-        self.caching = config.objectives.gradient_caching and config.batch.accumulation > 1 and self.task.contrasts
+        self.caching = work.caching and config.batch.accumulation > 1 and self.task.contrasts
         self.engine = build_engine(
-            model_config(config, inputs),
+            work.model_class,
+            work.model_config,
             config.optimizer,
             resolve(config, world_size=ranks.world_size),
             steps=config.steps,
@@ -113,10 +114,9 @@ class Trainer:
         parameters = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in self.engine.module.parameters())
         overlays = ", ".join(self.config.engine.overlays)
         begin = f"continuing behind step {self.step}" if self.step else "from the beginning"
-        fills = [f"{kind} rows {stream.plan.fill:.1%} full" for kind, (stream, _) in self.loader.streams.items() if isinstance(stream, TextStream)]
         return (
             f"{self.folder}: {parameters:,} parameters, {self.ranks.world_size} ranks ({overlays}), "
-            f"{self.tokens_per_step:,} tokens a step, {', '.join(fills)}; {begin}"
+            f"{self.tokens_per_step:,} tokens a step, {self.loader.summary()}; {begin}"
         )
 
     def run(self, stop: StopRequest) -> int:
@@ -198,9 +198,13 @@ class Trainer:
         total = sum(weight * value for weight, value in zip(self.task.weights, means, strict=True))
         reason = self.guard.reason(total, limit, applied=self.engine.was_step_applied())
         line: dict[str, Any] = {"step": self.step, "loss/total": total}
-        line |= {f"loss/{name}": value for name, value, weight in zip(LOSSES, means, self.task.weights, strict=True) if weight and counts[LOSSES.index(name)]}
+        line |= {
+            f"loss/{name}": value
+            for name, value, weight in zip(self.task.names, means, self.task.weights, strict=True)
+            if weight and counts[self.task.names.index(name)]
+        }
         flops = micro_batch_flops(
-            self.engine.module.config, self.loader.recipe, label_tokens=float(counts[:3].sum()) / self.replicas, world_size=self.ranks.world_size
+            self.engine.module.config, self.loader.recipe, label_tokens=self.task.label_tokens(counts) / self.replicas, world_size=self.ranks.world_size
         )
         speed = throughput(
             tokens=self.tokens_per_step,

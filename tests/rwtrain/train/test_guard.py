@@ -111,9 +111,9 @@ def train_with_a_bad_vector(arguments: list[str]) -> int:
     """Train with NaN as the vector of `BAD_ENTITY`, planted in memory: a store that holds it on disk is refused."""
     from rwtrain.config.load import load_config
     from rwtrain.config.schema import TrainConfig
-    from rwtrain.train import loop
+    from rwtrain.train import loop, work
 
-    opened = loop.open_inputs
+    opened = work.open_inputs
 
     def spoiled(*args: Any, **kwargs: Any) -> Any:
         inputs = opened(*args, **kwargs)
@@ -121,7 +121,7 @@ def train_with_a_bad_vector(arguments: list[str]) -> int:
         vectors[BAD_ENTITY] = np.nan
         return dataclasses.replace(inputs, vectors=vectors)
 
-    loop.open_inputs = spoiled  # type: ignore[assignment]
+    work.open_inputs = spoiled  # type: ignore[assignment]
     return loop.train(load_config(TrainConfig, arguments[0]))
 
 

@@ -14,6 +14,7 @@ from rwtrain.config.schema import TrainConfig
 from rwtrain.train import distributed
 from rwtrain.train.checkpoint import checkpoint_name, find_latest, set_latest, verify
 from rwtrain.train.loop import Trainer
+from rwtrain.train.work import pretraining
 from rwtrain.train.zero import read_parameters, read_states
 from tests.rwtrain.train.runs import lines, losses, start, train
 
@@ -78,7 +79,8 @@ def optimizer_states(run: Path, step: int) -> dict[str, dict[str, torch.Tensor]]
 def resave(arguments: list[str]) -> int:
     """A rank that loads the run's latest checkpoint and writes it anew, in its own shape."""
     config = load_config(TrainConfig, arguments[0], [])
-    trainer = Trainer(config, distributed.start(config.engine.timeout_s))
+    ranks = distributed.start(config.engine.timeout_s)
+    trainer = Trainer(config, ranks, pretraining(config, ranks))
     trainer.saver.begin(trainer.step)
     trainer.saver.finish()
     distributed.stop()

@@ -10,6 +10,7 @@ import torch
 
 from rwtrain.config.deepspeed import resolve
 from rwtrain.config.schema import TrainConfig
+from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
 from rwtrain.objectives.task import PretrainingTask
 from rwtrain.train import distributed
 from rwtrain.train.engine import build_engine
@@ -35,7 +36,15 @@ def main() -> None:
             inputs = open_inputs(config, verify=False)
             loader = make_loader(config, inputs, rank=0, world_size=1)
             task = PretrainingTask(loader.recipe, config.objectives, replicas=1)
-            engine = build_engine(model_config(config, inputs), config.optimizer, resolve(config, world_size=1), steps=9, seed=0, activation_checkpointing=0)
+            engine = build_engine(
+                RefinedWebForPreTraining,
+                model_config(config, inputs),
+                config.optimizer,
+                resolve(config, world_size=1),
+                steps=9,
+                seed=0,
+                activation_checkpointing=0,
+            )
             states, applied, losses = [], [], []
             for step, factor in enumerate((1.0, float("nan"), 1.0)):
                 batch = loader.micro_batch(step, 0)
