@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from rwtrain.config.initial import adopt_shape
 from rwtrain.config.load import Node
 from rwtrain.config.presets import PRESETS
 
@@ -25,14 +26,30 @@ class ModelConfig(Node):
     """Query heads."""
     num_key_value_heads: PositiveInt | None = None
     """Key and value heads (grouped-query attention); None for as many as query heads."""
+    head_dim: PositiveInt | None = None
+    """Width of a head; None for hidden_size / num_attention_heads."""
+    hidden_act: str = "silu"
+    """Activation of the gated feed-forward layers, by transformers' name."""
     norm_type: Literal["rms_norm", "layer_norm"] = "rms_norm"
     """Kind of norm."""
     norm_position: Literal["pre", "post"] = "pre"
     """x + Sublayer(Norm(x)), or Norm(x + Sublayer(x))."""
+    norm_eps: PositiveFloat = 1e-6
+    """Epsilon of the norms."""
     qk_norm: bool = False
     """Normalise queries and keys per head."""
+    attention_bias: bool = False
+    """Biases of the query, key and value projections."""
+    attention_output_bias: bool | None = None
+    """Bias of the attention's output projection; None for as attention_bias."""
+    mlp_bias: bool = False
+    """Biases of the feed-forward layers."""
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of attention weights dropped in training."""
     rope_theta: PositiveFloat = 10_000.0
     """Base of the rotary embedding."""
+    rope_scaling: dict[str, Any] | None = None
+    """Scaling of the rotary embedding as transformers writes it, for example {rope_type: yarn, factor: 4.0}; None for none."""
     max_position_embeddings: PositiveInt = 2048
     """Longest segment in tokens."""
     tie_word_embeddings: bool = True
@@ -43,6 +60,10 @@ class ModelConfig(Node):
     """Layers before which entity vectors enter; None for the middle layer."""
     vision: dict[str, Any] | None = None
     """Vision backbone as a transformers configuration dict with `model_type` and `image_size` (pixels); None, or batch.image_rows 0: a model without images."""
+    image_mean: list[float] | None = None
+    """Mean of the backbone's pixels per channel, in [0, 1]; None for 0.5. `init.vision` takes it from the folder."""
+    image_std: list[float] | None = None
+    """Standard deviation of the backbone's pixels per channel; None for 0.5."""
 
     @model_validator(mode="before")
     @classmethod
@@ -60,12 +81,19 @@ class ModelConfig(Node):
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         heads, key_value_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
-        if self.hidden_size % heads:
+        if self.head_dim is None and self.hidden_size % heads:
             raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={heads}")
-        if self.hidden_size // heads % 2:
-            raise ValueError(f"heads of {self.hidden_size // heads} features are odd, and rotary embeddings need pairs: change num_attention_heads")
+        head_dim = self.head_dim or self.hidden_size // heads
+        if head_dim % 2:
+            raise ValueError(f"heads of {head_dim} features are odd, and rotary embeddings need pairs: change num_attention_heads or head_dim")
         if heads % key_value_heads:
             raise ValueError(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={key_value_heads}")
+        if self.rope_scaling is not None and "rope_type" not in self.rope_scaling:
+            raise ValueError("rope_scaling names no rope_type: linear, dynamic, yarn or llama3, for example {rope_type: linear, factor: 2.0}")
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if values is not None and (len(values) != 3 or (self.image_mean is None) != (self.image_std is None)):
+                raise ValueError("image_mean and image_std are three numbers each, and are given together")
         outside = [layer for layer in self.gate_layers or [] if layer >= self.num_hidden_layers]
         if outside:
             raise ValueError(f"gate_layers={self.gate_layers}: the layers are 0 to {self.num_hidden_layers - 1}")
@@ -86,6 +114,30 @@ class AugmentConfig(Node):
     def active(self) -> bool:
         """Whether anything is changed."""
         return self.crop_area < 1 or self.mirror > 0 or self.colour > 0
+
+
+class InitConfig(Node):
+    """Existing weights to begin with, read once before the first step; what no folder holds is drawn from the seed.
+
+    `model` is completed from the folders' configurations, so their shapes need not be repeated.
+    """
+
+    model: str | None = None
+    """Folder that `rwtrain export` wrote: all weights, for continued pretraining."""
+    trunk: str | None = None
+    """Folder of a Llama, Mistral, Qwen2 or Qwen3 model in safetensors: embedding, layers, last norm and head."""
+    vision: str | None = None
+    """Folder of an image encoder (SigLIP, CLIP, DINOv2, ViT) in safetensors, for model.vision."""
+    vocabulary: Literal["same", "new"] = "same"
+    """new: leave token embedding and head as drawn, where the weights' tokens are not those of data.tokenizer."""
+    partial: bool = False
+    """Accept that parts (gates, image encoder, …) are only in the folder or only in this model; by default each is an error."""
+
+    @model_validator(mode="after")
+    def _check(self) -> InitConfig:
+        if self.model and (self.trunk or self.vision):
+            raise ValueError("init.model holds all weights: give it alone, or trunk and vision without it")
+        return self
 
 
 class DataConfig(Node):
@@ -267,6 +319,8 @@ class TrainConfig(Node):
     """What is trained on."""
     model: ModelConfig = ModelConfig()
     """The model's shape."""
+    init: InitConfig = InitConfig()
+    """Weights to begin with."""
     batch: BatchConfig = BatchConfig()
     """The global batch."""
     objectives: ObjectivesConfig = ObjectivesConfig()
@@ -281,6 +335,11 @@ class TrainConfig(Node):
     """What protects the run."""
     logging: LoggingConfig = LoggingConfig()
     """Reporting."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adopt_shape(cls, values: Any) -> Any:
+        return adopt_shape(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:

@@ -19,6 +19,7 @@ class RefinedWebConfig(PreTrainedConfig):
         norm_position: "pre" (x + Sublayer(Norm(x))) or "post" (Norm(x + Sublayer(x))).
         norm_eps: epsilon of every norm.
         qk_norm: normalise queries and keys per head before the rotary embedding.
+        attention_bias: biases of the query, key and value projections; attention_output_bias of the output projection, None for as attention_bias.
         rope_parameters: transformers' rotary settings; None for theta 10,000 without scaling.
         entity_dim: width of the external entity vectors; 0 builds a model without knowledge.
         gate_layers: layers before which entity vectors enter.
@@ -31,6 +32,7 @@ class RefinedWebConfig(PreTrainedConfig):
         vision_config: configuration (or its dict, with `model_type`) of any transformers vision backbone; None for text only.
         vision_width: features per token of the backbone; None: what its configuration says, or the last of several stages.
         image_seq_length: tokens the backbone yields for one image; the places of a feature map [C, H, W] count as H · W tokens.
+        image_mean, image_std: what the backbone wants its pixels normalised with, per channel; None for 0.5, as pixel_values are.
         image_token_id, mask_token_id: reserved ids of the image placeholder and of masked-out tokens.
     """
 
@@ -53,6 +55,7 @@ class RefinedWebConfig(PreTrainedConfig):
     norm_eps: float = 1e-6
     qk_norm: bool = False
     attention_bias: bool = False
+    attention_output_bias: bool = None  # type: ignore[assignment]
     attention_dropout: float = 0.0
     mlp_bias: bool = False
     rope_parameters: dict[str, Any] = None  # type: ignore[assignment]
@@ -69,6 +72,8 @@ class RefinedWebConfig(PreTrainedConfig):
     vision_config: Any = None
     vision_width: int = None  # type: ignore[assignment]
     image_seq_length: int = 0
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2
     pad_token_id: int | None = 3
@@ -80,6 +85,8 @@ class RefinedWebConfig(PreTrainedConfig):
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.attention_output_bias is None:
+            self.attention_output_bias = self.attention_bias
         if self.gate_layers is None:
             self.gate_layers = [self.num_hidden_layers // 2] if self.entity_dim else []
         if isinstance(self.vision_config, dict):

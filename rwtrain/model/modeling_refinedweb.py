@@ -119,7 +119,7 @@ class RefinedWebAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, queries, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
-        self.o_proj = nn.Linear(queries, config.hidden_size, bias=config.attention_bias)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=config.attention_output_bias)
         if config.qk_norm:
             self.q_norm = RefinedWebRMSNorm(self.head_dim, config.norm_eps)
             self.k_norm = RefinedWebRMSNorm(self.head_dim, config.norm_eps)
@@ -280,11 +280,20 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embed_tokens = value  # type: ignore[assignment]
 
-    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Trunk inputs of images: [I, 3, height, width] → [I, P, D]; the places of a convolutional feature map become tokens row by row."""
+    def vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The image encoder's states: [I, 3, height, width], RGB in [−1, 1] → [I, P, vision width].
+
+        The places of a convolutional feature map become tokens row by row.
+        """
+        if self.config.image_mean is not None and self.config.image_std is not None:
+            mean, std = (pixel_values.new_tensor(values)[:, None, None] for values in (self.config.image_mean, self.config.image_std))
+            pixel_values = (pixel_values * 0.5 + 0.5 - mean) / std
         features = self.vision_tower(pixel_values=pixel_values.to(self.image_projector.norm.weight.dtype)).last_hidden_state
-        if features.dim() == 4:  # [I, C, H, W]
-            features = features.flatten(2).transpose(1, 2)
+        return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features  # [I, C, H, W]
+
+    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Trunk inputs of images: [I, 3, height, width], RGB in [−1, 1] → [I, P, D]."""
+        features = self.vision_features(pixel_values)
         if features.shape[1] != self.config.image_seq_length:
             raise ValueError(f"The image encoder gives {features.shape[1]} tokens per image, image_seq_length says {self.config.image_seq_length}.")
         return self.image_projector(features)

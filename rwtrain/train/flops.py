@@ -59,7 +59,9 @@ def count_parameters(config: RefinedWebConfig) -> Parameters:
     projections = layer_matrices(config)
     biases = 0
     if config.attention_bias:
-        biases += (config.num_attention_heads + 2 * config.num_key_value_heads) * head_dim + width
+        biases += (config.num_attention_heads + 2 * config.num_key_value_heads) * head_dim
+    if config.attention_output_bias:
+        biases += width
     if config.mlp_bias:
         biases += 2 * config.intermediate_size + width
     layer = projections + biases + 2 * norm + (2 * head_dim if config.qk_norm else 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -18,6 +18,14 @@ from rwtrain.errors import DataError
 from rwtrain.train.zero import ADAM, files_of, read_states
 
 Slot = tuple[str, int, int, dict[str, torch.Tensor]]
+
+
+class Stored(Protocol):
+    """A tensor in a file."""
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """Elements `start` to `stop` of the flattened tensor in float32 pieces of bounded size."""
+        ...
 
 
 def load_resharded(engine: Any, folder: Path) -> int:
@@ -50,6 +58,26 @@ def load_resharded(engine: Any, folder: Path) -> int:
     model = _restore_scalars(engine, state, folder)
     _load(engine, state)
     return int(model["step"])
+
+
+def load_parameters(engine: Any, weights: Mapping[str, Stored]) -> None:
+    """Give parameters of a freshly built engine other values, in the precision that the optimiser keeps; every rank reads its own share. Collective.
+
+    Args:
+        weights: by name; parameters that it lacks keep their values.
+    """
+    optimizer = engine.optimizer
+    if hasattr(optimizer, "checkpoint_event_prologue"):
+        optimizer.checkpoint_event_prologue()
+    state = optimizer.state_dict()
+    for name, start, stop, places in _slots(engine, state, parameter_shapes(engine)):
+        position = 0
+        for chunk in weights[name].chunks(start, stop) if name in weights else ():
+            places["fp32"][position : position + len(chunk)].copy_(chunk)
+            position += len(chunk)
+    for entry in _adam(state)["state"].values():
+        entry["step"] = torch.zeros((), dtype=torch.float32)
+    _load(engine, state)
 
 
 def parameter_shapes(engine: Any) -> list[Mapping[str, Sequence[int]]]:

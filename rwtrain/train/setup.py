@@ -13,7 +13,7 @@ import torch
 
 from rwtrain.config.deepspeed import resolve
 from rwtrain.config.load import dump_yaml
-from rwtrain.config.schema import TrainConfig
+from rwtrain.config.schema import ModelConfig, TrainConfig
 from rwtrain.data.loader import Loader, open_dataset
 from rwtrain.data.recipe import Recipe
 from rwtrain.data.shards import MANIFEST, ShardDataset
@@ -22,6 +22,7 @@ from rwtrain.errors import ConfigError
 from rwtrain.files import content_hash, write_json, write_text
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
 from rwtrain.train.checkpoint import entries
+from rwtrain.train.initial_weights import fingerprints
 
 IDENTITY = "identity.json"
 HASH_CHARACTERS = 32
@@ -126,9 +127,9 @@ def shape_model(config: TrainConfig, *, vocab_size: int, entity_dim: int, image_
     try:
         return RefinedWebConfig(
             vocab_size=vocab_size,
-            **shape.model_dump(exclude={"preset", "rope_theta", "vision", "gate_layers"}),
+            **shape.model_dump(exclude={"preset", "rope_theta", "rope_scaling", "vision", "gate_layers"}),
             gate_layers=shape.gate_layers if entity_dim else [],  # type: ignore[arg-type]  # None: the model chooses
-            rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+            rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta} | (shape.rope_scaling or {}),
             entity_dim=entity_dim,
             image_logit_bias_init=-10.0 if config.objectives.image_contrast_form == "sigmoid" else None,  # few pairs match: SigLIP's value
             vision_config=shape.vision if image_tokens else None,
@@ -167,6 +168,7 @@ def identity(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
         "data.tokenizer": inputs.tokenizer.hash,
         "data.entity_store": inputs.vectors_hash,
         "seed": config.seed,
+        **fingerprints(config.init),
         **{f"model.{key}": value for key, value in config.model.model_dump(mode="json", exclude={"preset"}).items()},
         **{f"batch.{key}": value for key, value in config.batch.model_dump(mode="json").items() if key != "accumulation"},
     }
@@ -182,11 +184,19 @@ def check_identity(config: TrainConfig, inputs: Inputs) -> None:
     if not path.is_file() or not entries(Path(config.run)):
         return
     before, now = json.loads(path.read_text(encoding="utf-8")), identity(config, inputs)
+    now |= _gone(config, before)
+    before = {f"model.{key}": value for key, value in ModelConfig().model_dump(mode="json").items() if f"model.{key}" in now} | before  # of an older release
     changed = [f"{name} ({_shown(before.get(name))} then, {_shown(now.get(name))} now)" for name in sorted(before | now) if before.get(name) != now.get(name)]
     if changed:
         raise ConfigError(
             f"{config.run}: its checkpoints were made with other settings or data: {', '.join(changed)}. Restore them, or choose another `run` folder."
         )
+
+
+def _gone(config: TrainConfig, before: dict[str, Any]) -> dict[str, Any]:
+    """What was recorded of the weights to begin with whose folders are gone: a run that has begun does not need them."""
+    names = (f"init.{name}" for name in ("model", "trunk", "vision") if (folder := getattr(config.init, name)) and not Path(folder).is_dir())
+    return {name: before[name] for name in names if name in before}
 
 
 def _shown(value: Any) -> str:
@@ -198,7 +208,8 @@ def prepare_run_folder(config: TrainConfig, inputs: Inputs, *, world_size: int) 
     run = Path(config.run)
     write_text(run / "config.yaml", dump_yaml(config))
     write_json(run / "deepspeed.json", resolve(config, world_size=world_size))
-    write_json(run / IDENTITY, identity(config, inputs))
+    known = json.loads((run / IDENTITY).read_text(encoding="utf-8")) if (run / IDENTITY).is_file() else {}
+    write_json(run / IDENTITY, identity(config, inputs) | _gone(config, known))
     model_config(config, inputs).save_pretrained(run / "model")
     (run / "tokenizer").mkdir(exist_ok=True)
     shutil.copyfile(inputs.tokenizer.path, run / "tokenizer" / "tokenizer.model")
