@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
+from data_prep.links import Link, wiki_page
 from data_prep.main_content import main_text, whole_text
 from data_prep.plan import ExtractNode
 from data_prep.records import Bad, Record, Removed
@@ -31,24 +33,25 @@ class Extract:
 
     def _one(self, record: Record) -> Record | Removed | Bad:
         try:
-            text = self._text(record)
+            text, links = self._text(record)
         except (ValueError, RuntimeError, RecursionError) as error:
             return Bad(record.source, record.doc_id, f"no text can be extracted ({type(error).__name__}: {error})")
         if text is None:
             return Bad(record.source, record.doc_id, "invalid UTF-8, and no other encoding fits")
         if len(text) < self.config.min_characters:
             return Removed("no text")
-        return record.with_text(text)
+        return replace(record, text=text, raw=None, cache={}, links=links)
 
-    def _text(self, record: Record) -> str | None:
+    def _text(self, record: Record) -> tuple[str | None, list[Link]]:
         if isinstance(record.raw, str):
-            return wikitext_to_text(record.raw)
+            text, links = wikitext_to_text(record.raw)
+            return text, [link._replace(page=wiki_page(record.language, link.page)) for link in links]
         if record.raw is None:
-            return record.text.strip()
+            return record.text.strip(), []
         html = decode(record.raw, record.charset)
         if html.count(REPLACEMENT) > MAX_UNDECODABLE * len(html):
-            return None
-        return METHODS[self.config.method](html).strip()
+            return None, []
+        return METHODS[self.config.method](html).strip(), []
 
 
 def trafilatura_text(html: str) -> str:

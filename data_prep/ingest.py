@@ -25,9 +25,10 @@ from data_prep.filters.unicode import Unicode
 from data_prep.filters.url import Url
 from data_prep.hashing import hash64, hash64_of
 from data_prep.language import Language
-from data_prep.plan import PICTURE_KINDS, DedupNode, IdxSource, Plan, Source
+from data_prep.plan import PICTURE_KINDS, DedupNode, IdxSource, Plan, Source, WikipediaSource
 from data_prep.privacy import Privacy
 from data_prep.records import Bad, Record, Redirect, Removed, write_records
+from data_prep.redirects import write_redirects
 from data_prep.samples import MARGIN, STAGES_WITH_LIMITS, Sample, Sampler, StageFunction, as_json, moved_limits
 from data_prep.sources import read
 from data_prep.sources.spans import Span
@@ -104,7 +105,10 @@ def is_deduplicated(plan: Plan, source: Source) -> bool:
 
 
 def ingest(arguments: tuple[Plan, Source, Span], prefix: Path) -> dict[str, Any]:
-    """Do one unit: `prefix.parquet` holds its documents, `prefix.values.npy` and `prefix.order.npy` their signatures."""
+    """Do one unit: `prefix.parquet` holds its documents, `prefix.values.npy` and `prefix.order.npy` their signatures.
+
+    For a Wikipedia dump `prefix.redirects.npy` holds its redirects.
+    """
     plan, source, span = arguments
     stages = stages_for(plan, source)
     run = _Ingest(stages, samplers_for(plan, source, stages))
@@ -121,6 +125,8 @@ def ingest(arguments: tuple[Plan, Source, Span], prefix: Path) -> dict[str, Any]
     rows = write_records(output, batches())
     for name, sampler in run.samplers.items():
         run.counts[name].samples = sampler.samples
+    if isinstance(source, WikipediaSource):
+        write_redirects(prefix, run.redirects, source.language)
     write_sorted(prefix, np.stack(signatures).T if signatures else np.zeros((1 + plan.dedup.bands, 0), np.uint64))
     return {
         "documents": rows,

@@ -131,7 +131,7 @@ def describe_jobs(plan: Plan, out: Path, jobs: Sequence[Job], work: WorkFolder, 
         ("deduplicate", any(is_deduplicated(plan, source) for source in plan.sources)),
         ("cut repeated runs", plan.substring.enabled),
         (f"train a tokenizer of {plan.tokenizer.vocab_size:,} pieces", plan.tokenizer.model is None),
-        ("link entities", plan.link.store is not None),
+        ("link entities", plan.link.store is not None or plan.link.entities is not None),
     ]
     return "\n".join([*lines, "then: " + ", ".join([*(name for name, happens in after if happens), "tokenise", "write shards", "report"])])
 

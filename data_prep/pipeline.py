@@ -19,14 +19,16 @@ from data_prep.engines import Engine
 from data_prep.engines.processes import Processes
 from data_prep.ingest import ingest, is_deduplicated
 from data_prep.jobs import Inputs, Job, describe_jobs, look_at_inputs, refuse_empty
-from data_prep.linking import linker_hash, open_linker
+from data_prep.linking import LinkInputs, link_inputs
+from data_prep.links import wiki_of
 from data_prep.packing_figures import measure_packing
-from data_prep.plan import DedupNode, Plan
+from data_prep.plan import DedupNode, Plan, WikipediaSource
 from data_prep.pool import Pool
 from data_prep.privacy import Privacy
+from data_prep.redirects import join_redirects
 from data_prep.report import write_report
 from data_prep.summary import Summary, as_json, summarise
-from data_prep.tokenise import tokenise
+from data_prep.tokenise import Task, tokenise
 from data_prep.tokenizer_step import make_tokenizer
 from data_prep.work import Unit, WorkFolder, code_hash, key_of, remove_leftovers
 from rwtrain.data.shards import ShardDataset
@@ -79,8 +81,8 @@ class Preparation:
         plan = self.plan
         with self.work.locked(), Pool(self.engine, self.work, quiet=self.quiet) as pool:
             remove_leftovers(self.out)
-            linker = open_linker(plan.link.store) if plan.link.store else None
-            store_hash = linker.store_hash if linker is not None else None
+            links = link_inputs(plan.link)
+            store_hash = links.store_hash if links is not None else None
             inputs = look_at_inputs(plan, pool)
             jobs = inputs.jobs
             results = pool.run(ingest, [job.unit for job in jobs], label="ingest")
@@ -90,7 +92,7 @@ class Preparation:
             model = self.out / "tokenizer" / "tokenizer.model"
             characters = sum(result["characters"] for result in results)
             tokenizer = make_tokenizer(plan, model, left.documents, self.work, characters=characters, quiet=self.quiet)
-            tokenised = self._tokenise(jobs, left.documents, tokenizer, store_hash, pool)
+            tokenised = self._tokenise(jobs, left.documents, tokenizer, links, pool)
             datasets = write_datasets(plan, self.out / "shards", tokenised, tokenizer, store_hash=store_hash, quiet=self.quiet)
             zeroshot.write(plan, self.out / "eval")
             paths = [self.work.path("ingest", job.unit.key, ".parquet") for job in jobs if is_deduplicated(plan, job.source) and not job.is_picture]
@@ -143,15 +145,21 @@ class Preparation:
                 documents[number] = unit
         return Deduplicated(documents, outcomes[False], outcomes[True], cuts)
 
-    def _tokenise(self, jobs: Sequence[Job], documents: Sequence[Documents], tokenizer: Tokenizer, store_hash: str | None, pool: Pool) -> list[TokenisedUnit]:
+    def _tokenise(self, jobs: Sequence[Job], documents: Sequence[Documents], tokenizer: Tokenizer, links: LinkInputs | None, pool: Pool) -> list[TokenisedUnit]:
         plan = self.plan
-        linker = linker_hash(plan.link.store) if plan.link.store is not None else None
-        settings = [plan.seed, plan.splits.model_dump(), plan.link.model_dump(exclude={"store"}), linker, tokenizer.hash]
+        settings = [plan.seed, plan.splits.model_dump(), plan.link.model_dump(exclude={"store", "entities"}), tokenizer.hash]
+        with_links = links is not None and links.entities is not None
+        dumps = {job.unit.key: wiki_of(job.source.language) for job in jobs if with_links and isinstance(job.source, WikipediaSource)}
+        redirects = join_redirects(list(dumps), pool) if dumps else None
+        wikis = tuple(sorted(set(dumps.values())))
         units = []
         for job, left in zip(jobs, documents, strict=True):
-            link = store_hash is not None and "link" not in job.source.skip
-            key = key_of("tokenise", code_hash(), settings, link, left.hash, mask_hash(left.keep))
-            units.append(Unit("tokenise", key, left.path.stat().st_size, job.unit.what, (plan, left, str(tokenizer.path), link)))
+            mine = links if "link" not in job.source.skip else None
+            is_dump = job.unit.key in dumps
+            depends = [mine and mine.hash, [redirects and redirects.name, wikis] if is_dump else None]
+            key = key_of("tokenise", code_hash(), settings, depends, left.hash, mask_hash(left.keep))
+            task = Task(plan, left, str(tokenizer.path), mine, redirects if is_dump else None, wikis)
+            units.append(Unit("tokenise", key, left.path.stat().st_size, job.unit.what, task))
         results = pool.run(tokenise, units, label="tokenise")
         paths = [self.work.path("tokenise", unit.key, ".parquet") for unit in units]
         return [TokenisedUnit("images" if job.is_picture else "text", path, result) for job, path, result in zip(jobs, paths, results, strict=True)]

@@ -388,10 +388,12 @@ class SplitNode(Node):
 
 
 class LinkNode(Node):
-    """Entity linking; off without a store."""
+    """Entity linking; off without a linker and without entities."""
 
     store: str | None = None
-    """Folder of the entity linker that `rwtrain kg linker` wrote."""
+    """Folder of the entity linker that `rwtrain kg linker` wrote; spots names in all texts."""
+    entities: str | None = None
+    """Folder of the entity store that the linker was built from: links of Wikipedia pages become mentions of what their pages are about."""
     left_context: bool = True
     """Judge a mention by the text before it only, so that its vector cannot leak words that are to be predicted."""
     min_score: float = Field(default=0.0, ge=0, le=1)

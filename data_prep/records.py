@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.links import Link, realign
 from rwtrain.files import atomic_path
 
 ROWS_PER_GROUP = 1024
@@ -23,6 +24,7 @@ SCHEMA = pa.schema(
         pa.field("content_id", pa.uint64()),
         pa.field("text", pa.large_string()),
         pa.field("images", pa.large_list(pa.large_binary())),
+        pa.field("links", pa.large_list(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("page", pa.large_string())]))),
     ]
 )
 
@@ -41,6 +43,7 @@ class Record:
         split: "train", "valid" or "test".
         content_id: 64-bit id of the content; documents that share it are never each other's negatives.
         images: encoded image files; `text` is then their caption or context.
+        links: links to wiki pages in `text`, ascending, not overlapping.
         cache: results that several stages share (word boundaries); valid only for this `text`.
     """
 
@@ -53,11 +56,12 @@ class Record:
     split: str = ""
     content_id: int = 0
     images: list[bytes] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
     cache: dict[str, Any] = field(default_factory=dict)
 
     def with_text(self, text: str) -> Record:
-        """A copy with another text and nothing cached."""
-        return replace(self, text=text, raw=None, cache={})
+        """A copy with another text, made from this one's, and nothing cached."""
+        return replace(self, text=text, raw=None, cache={}, links=realign(self.text, text, self.links))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,12 @@ def read_records(path: str | Path) -> Iterator[list[Record]]:
     with pq.ParquetFile(str(path)) as file:
         for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
             names = batch.schema.names
-            columns = [batch.column(name).to_pylist() for name in names]
+            columns = [[[Link(**link) for link in links] for links in values] if name == "links" else values for name, values in _lists(batch)]
             yield [Record(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+def _lists(batch: pa.RecordBatch) -> Iterator[tuple[str, list[Any]]]:
+    return ((name, batch.column(name).to_pylist()) for name in batch.schema.names)
 
 
 def _to_arrow(records: list[Record]) -> pa.RecordBatch:

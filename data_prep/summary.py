@@ -76,6 +76,8 @@ class Summary:
         quarantine: records set aside, by reason.
         datasets: what was written.
         mentions: entity mentions linked.
+        links: links to wiki pages in the texts.
+        links_with_entity: those whose page is about an entity of the store.
     """
 
     funnel: list[StageFigures]
@@ -90,6 +92,8 @@ class Summary:
     quarantine: list[tuple[str, int]]
     datasets: list[Dataset]
     mentions: int
+    links: int
+    links_with_entity: int
 
     @property
     def images(self) -> int:
@@ -147,6 +151,8 @@ def summarise(
         quarantine=Counter(_kind_of(reason) for result in results for _, _, reason in result["quarantine"]).most_common(20),
         datasets=datasets,
         mentions=sum(unit.result["mentions"] for unit in tokenised),
+        links=sum(unit.result["links"] for unit in tokenised),
+        links_with_entity=sum(unit.result["links_with_entity"] for unit in tokenised),
     )
 
 

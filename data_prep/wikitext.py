@@ -1,13 +1,16 @@
-"""Wikitext to plain text. Templates, references and tables go first, by one linear scan, so that the parser sees prose only."""
+"""Wikitext to plain text and its links. Templates, references and tables go first, by one linear scan, so that the parser sees prose only."""
 
 from __future__ import annotations
 
 import html
+import itertools
 import re
 
 import mwparserfromhell
 from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Tag, Text, Wikilink
 from mwparserfromhell.wikicode import Wikicode
+
+from data_prep.links import Link, realign
 
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 REFERENCE = re.compile(r"<ref\b[^>/]*/>|<ref\b[^>]*>.*?</ref\s*>", re.DOTALL | re.IGNORECASE)
@@ -16,6 +19,8 @@ BRACKET = re.compile(r"\{\{|\}\}|\{\||\|\}(?!\})")
 BEHAVIOUR_SWITCH = re.compile(r"__[A-Z]+__")
 BLANK_LINES = re.compile(r"\n{3,}")
 LIST_ITEM = re.compile(r"^-\s+|^-$")
+# Letters right after a link belong to its text, as MediaWiki shows it.
+LINK_TRAIL = re.compile(r"[a-z\u00df-\u00f6\u00f8-\u00ff]*")
 EMPTY_BRACKETS = re.compile(r"[ \t]*\(\s*[,;]?\s*\)")
 # Link targets that are not prose, in the prefixes that every edition understands.
 NOT_PROSE = ("file:", "image:", "category:", "media:")
@@ -27,14 +32,19 @@ DROPPED_TAGS = {"table", "ref", "gallery", "math", "code"}
 KEPT_VERBATIM = {"math", "code", "nowiki", "pre", "source"}
 
 
-def wikitext_to_text(wikitext: str) -> str:
-    """Prose of an article: link texts, headings and list items stay; templates, tables, references, files and end matter go."""
+def wikitext_to_text(wikitext: str) -> tuple[str, list[Link]]:
+    """Prose of an article, and its links to other pages (by title as it is written there).
+
+    Link texts, headings and list items stay; templates, tables, references, files and end matter go.
+    """
     wikitext = COMMENT.sub("", wikitext)
     wikitext = DROPPED_ELEMENT.sub("", REFERENCE.sub("", wikitext))
     wikitext = BEHAVIOUR_SWITCH.sub("", drop_brackets(wikitext))
-    parts: list[str] = []
-    _append(mwparserfromhell.parse(wikitext, skip_style_tags=False), parts)
-    return _tidy("".join(parts))
+    prose = _Prose()
+    prose.append(mwparserfromhell.parse(wikitext, skip_style_tags=False))
+    raw, links = prose.joined()
+    text = _tidy(raw)
+    return text, realign(raw, text, links)
 
 
 def drop_brackets(wikitext: str) -> str:
@@ -69,52 +79,72 @@ def drop_brackets(wikitext: str) -> str:
     return "".join(parts)
 
 
-def _append(code: Wikicode, parts: list[str]) -> None:
-    for node in code.nodes:
-        if isinstance(node, Text):
-            parts.append(node.value)
-        elif isinstance(node, Wikilink):
-            _append_link(node, parts)
-        elif isinstance(node, Heading):
-            parts.append("\n")
-            _append(node.title, parts)
-            parts.append("\n")
-        elif isinstance(node, Tag):
-            _append_tag(node, parts)
-        elif isinstance(node, ExternalLink):
-            if node.title is not None:
-                _append(node.title, parts)
-        elif isinstance(node, HTMLEntity):
-            parts.append(html.unescape(str(node)))
+class _Prose:
+    """The text of parsed wikitext, piece by piece."""
 
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.links: list[tuple[int, int, str]] = []  # (first part, one past the last, title)
 
-def _append_link(link: Wikilink, parts: list[str]) -> None:
-    target = str(link.title).strip()
-    lowered = target.lower()
-    if lowered.startswith(NOT_PROSE):
-        return
-    if link.text is not None:
-        _append(link.text, parts)
-    elif not INTERLANGUAGE.match(target):
-        parts.append(target.lstrip(":"))
+    def joined(self) -> tuple[str, list[Link]]:
+        """All text, and the links with text in it."""
+        text = "".join(self.parts).replace("\xa0", " ")
+        places = list(itertools.accumulate(map(len, self.parts), initial=0))
+        links = []
+        for first, last, title in self.links:
+            start, end = places[first], places[last]
+            if text[start:end].strip():
+                trail = LINK_TRAIL.match(text, end)
+                links.append(Link(start, trail.end() if trail else end, title))
+        return text, links
 
+    def append(self, code: Wikicode) -> None:
+        for node in code.nodes:
+            if isinstance(node, Text):
+                self.parts.append(node.value)
+            elif isinstance(node, Wikilink):
+                self._append_link(node)
+            elif isinstance(node, Heading):
+                self.parts.append("\n")
+                self.append(node.title)
+                self.parts.append("\n")
+            elif isinstance(node, Tag):
+                self._append_tag(node)
+            elif isinstance(node, ExternalLink):
+                if node.title is not None:
+                    self.append(node.title)
+            elif isinstance(node, HTMLEntity):
+                self.parts.append(html.unescape(str(node)))
 
-def _append_tag(tag: Tag, parts: list[str]) -> None:
-    name = str(tag.tag).strip().lower()
-    if tag.wiki_markup in ("*", "#", ":", ";"):
-        parts.append("- " if tag.wiki_markup in ("*", "#") else "")
-    elif name in VOID_TAGS:
-        parts.append("\n")
-    elif name in KEPT_VERBATIM:
-        parts.append(html.unescape(str(tag.contents)))
-    elif tag.contents is not None and name not in DROPPED_TAGS:
-        _append(tag.contents, parts)
+    def _append_link(self, link: Wikilink) -> None:
+        target = html.unescape(str(link.title)).strip()
+        if target.lower().startswith(NOT_PROSE):
+            return
+        first = len(self.parts)
+        if link.text is not None:
+            self.append(link.text)
+        elif not INTERLANGUAGE.match(target):
+            self.parts.append(target.lstrip(":"))
+        title = target.lstrip(":").partition("#")[0].strip()
+        if title and len(self.parts) > first and not (self.links and self.links[-1][1] > first):
+            self.links.append((first, len(self.parts), title))
+
+    def _append_tag(self, tag: Tag) -> None:
+        name = str(tag.tag).strip().lower()
+        if tag.wiki_markup in ("*", "#", ":", ";"):
+            self.parts.append("- " if tag.wiki_markup in ("*", "#") else "")
+        elif name in VOID_TAGS:
+            self.parts.append("\n")
+        elif name in KEPT_VERBATIM:
+            self.parts.append(html.unescape(str(tag.contents)))
+        elif tag.contents is not None and name not in DROPPED_TAGS:
+            self.append(tag.contents)
 
 
 def _tidy(text: str) -> str:
     lines: list[str] = []
     for line in EMPTY_BRACKETS.sub("", text).split("\n"):
-        stripped = LIST_ITEM.sub("- ", line.strip().replace("\xa0", " "))
+        stripped = LIST_ITEM.sub("- ", line.strip())
         if stripped.lower() in END_SECTIONS:
             break
         if stripped != "- ":

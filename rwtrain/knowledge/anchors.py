@@ -25,6 +25,7 @@ from tqdm import tqdm
 from rwtrain.errors import DataError
 from rwtrain.files import atomic_path, content_hash, write_json
 from rwtrain.knowledge.numbering import follow_redirects, read_summary
+from rwtrain.knowledge.pages import PageRows
 from rwtrain.knowledge.parts import finish_part, load_columns, save_columns
 from rwtrain.knowledge.reading import OPENERS, UNIT_BYTES, UNREADABLE, Source, Unit, cannot_be_read, fingerprint, open_work, parse_sources, unit_text
 from rwtrain.knowledge.store import ANCHORS, MANIFEST, EntityStore, hash_ids, normal_title
@@ -72,7 +73,7 @@ def count_anchors(
     parsed = parse_sources(sources, folder, unit_bytes=unit_bytes, workers=workers, quiet=quiet, parse=count_unit)
     parts = [prefix for found in parsed for prefix in found]
     details, redirects = _redirects(parts)
-    rows = _Rows(store, sorted({source.label for source in sources}), redirects)
+    rows = PageRows(store, sorted({source.label for source in sources}), redirects)
     with atomic_path(store.folder / ANCHORS) as path:
         details |= _merge(parts, rows, path, quiet)
     details["sources"] = [{"file": path.name, "hash": content_hash(path)} for path in paths]
@@ -178,33 +179,7 @@ def _redirects(parts: list[Path]) -> tuple[dict[str, Any], tuple[np.ndarray, np.
     return details | {"redirects": len(source), "cyclic_redirects": int(cyclic.sum())}, (source[~cyclic], final[~cyclic])
 
 
-class _Rows:
-    """Page hash -> row of its entity, -1 if it has none."""
-
-    def __init__(self, store: EntityStore, wikis: list[str], redirects: tuple[np.ndarray, np.ndarray]) -> None:
-        self.store, (self.source, self.final) = store, redirects
-        self.by_label = not store.has_titles
-        if self.by_label:
-            logger.warning("%s has no page titles: pages are matched with labels that only one entity has", store.folder)
-            labels = [normal_title(store.label(row)) if store.has_label(row) else "" for row in range(len(store))]
-            hashes = np.concatenate([hash_ids([f"{wiki}:{label}" for label in labels]) for wiki in wikis])
-            rows = np.tile(np.arange(len(store)), len(wikis))
-            kept = np.tile(np.array([bool(label) for label in labels], bool), len(wikis))
-            self.label_hash, first, count = np.unique(hashes[kept], return_index=True, return_counts=True)
-            self.label_row = np.where(count == 1, rows[kept][first], -1)
-
-    def find(self, pages: np.ndarray) -> np.ndarray:
-        """[n] uint64 -> [n] int64."""
-        place = np.minimum(np.searchsorted(self.source, pages), max(0, len(self.source) - 1))
-        final = np.where(self.source[place] == pages, self.final[place], pages) if len(self.source) else pages
-        if not self.by_label:
-            direct = self.store.rows_of_title_hashes(pages)
-            return np.where(direct >= 0, direct, self.store.rows_of_title_hashes(final))
-        place = np.minimum(np.searchsorted(self.label_hash, final), max(0, len(self.label_hash) - 1))
-        return np.where(self.label_hash[place] == final, self.label_row[place], -1) if len(self.label_hash) else np.full(len(pages), -1)
-
-
-def _merge(parts: list[Path], rows: _Rows, path: Path, quiet: bool) -> dict[str, int]:
+def _merge(parts: list[Path], rows: PageRows, path: Path, quiet: bool) -> dict[str, int]:
     """Add up the parts, a range of texts at a time, so that a range has about two million rows."""
     columns = [load_columns(part, "anchors") for part in parts]
     total = sum(len(batch) for batch in columns)

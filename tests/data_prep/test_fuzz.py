@@ -110,7 +110,8 @@ def test_damaged_dumps(tmp_path: Path, data: bytes) -> None:
     )
 )
 def test_any_wikitext_ends(pieces: list[str]) -> None:
-    assert isinstance(wikitext_to_text("".join(pieces)), str)
+    text, links = wikitext_to_text("".join(pieces))
+    assert all(0 <= link.start < link.end <= len(text) for link in links)
 
 
 def make_tar() -> bytes:

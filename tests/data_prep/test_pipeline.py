@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -223,15 +224,17 @@ class WordLinker:
 
     store_hash = "store-hash"
 
-    def link(self, text: str, *, left_context: bool = False) -> list[SimpleNamespace]:
+    def link_batch(self, texts: list[str], *, left_context: bool = False) -> SimpleNamespace:
         assert left_context
-        return [SimpleNamespace(start=match.start(), end=match.end(), entity=5, score=0.9) for match in re.finditer("keeper", text)]
+        found = [(number, match.start(), match.end()) for number, text in enumerate(texts) for match in re.finditer("keeper", text)]
+        text, start, end = np.array(found, np.int64).reshape(-1, 3).T
+        bounds = np.searchsorted(text, np.arange(len(texts) + 1))
+        return SimpleNamespace(bounds=bounds, start=start, end=end, entity=np.full(len(found), 5), score=np.full(len(found), 0.9))
 
 
 def test_entity_mentions_point_at_their_tokens(tmp_path: Path, monkeypatch) -> None:
-    for module in (pipeline, sys.modules["data_prep.tokenise"]):
-        monkeypatch.setattr(module, "open_linker", lambda folder: WordLinker())
-    monkeypatch.setattr(pipeline, "linker_hash", lambda folder: "linker-hash")
+    monkeypatch.setattr(linking, "open_linker", lambda folder: WordLinker())
+    monkeypatch.setattr(linking, "linker_hash", lambda folder: "linker-hash")
     path = write_warc(tmp_path / "pages.warc.gz", 10)
     prepare(warc_plan(path, link={"store": "anywhere"}, splits={"valid": 0}), tmp_path / "out")
     dataset = ShardDataset(tmp_path / "out/shards/text/train")

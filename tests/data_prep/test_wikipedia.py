@@ -66,7 +66,7 @@ def test_wikitext_keeps_prose_and_drops_the_rest() -> None:
 The formula is <math>x^2 < 3</math>. [[Category:People]]
 == References ==
 * gone"""
-    assert wikitext_to_text(wikitext) == ("Ada was a mathematician and writer.\n\nLife\n\n- Born in London city\n\nThe formula is x^2 < 3.")
+    assert wikitext_to_text(wikitext)[0] == ("Ada was a mathematician and writer.\n\nLife\n\n- Born in London city\n\nThe formula is x^2 < 3.")
 
 
 @pytest.mark.parametrize(
