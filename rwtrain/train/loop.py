@@ -26,7 +26,6 @@ from rwtrain.train.engine import build_engine
 from rwtrain.train.flops import micro_batch_flops
 from rwtrain.train.guard import EXIT_DIVERGED, Diverged, Guard
 from rwtrain.train.hardware import peak_tflops_of
-from rwtrain.train.initial_weights import load_initial
 from rwtrain.train.metrics import MetricsLog, peak_memory_gb, read_metrics, throughput
 from rwtrain.train.rank_log import close_rank_log, open_rank_log
 from rwtrain.train.sentinel import Sentinel
@@ -83,7 +82,7 @@ class Trainer:
             activation_checkpointing=config.engine.activation_checkpointing,
         )
         self.step = saving.load(self.engine, ranks, self.folder, fallback=fallback)
-        if not self.step and (told := load_initial(self.engine, config.init, inputs.tokenizer)) and ranks.is_main:
+        if not self.step and (told := work.begin(self.engine)) and ranks.is_main:
             print(told, flush=True)
         self.replicas, self.rows_per_step = replicas, self.loader.recipe.rows * replicas
         self.tokens_per_step = self.rows_per_step * config.batch.seq_len

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from rwtrain.model.configuration_refinedweb import RefinedWebConfig
 from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
 from rwtrain.objectives.task import Cached, PretrainingTask, TaskOutput
 from rwtrain.train.distributed import Ranks
+from rwtrain.train.initial_weights import load_initial
 from rwtrain.train.setup import check_identity, make_loader, model_config, open_inputs, prepare_run_folder
 
 
@@ -65,6 +66,7 @@ class Work:
 
     Attributes:
         model_class: built from `model_config` by the engine.
+        begin: gives the freshly built engine of a new run the weights it begins with, and returns what it did ("" for drawn weights). Collective.
         caching: gradient caching, where the task contrasts.
     """
 
@@ -72,6 +74,7 @@ class Work:
     task: Task
     model_class: type[PreTrainedModel]
     model_config: RefinedWebConfig
+    begin: Callable[[Any], str]
     caching: bool = False
 
 
@@ -88,4 +91,11 @@ def pretraining(config: TrainConfig, ranks: Ranks) -> Work:
     ranks.barrier()
     loader = make_loader(config, inputs, rank=ranks.rank, world_size=ranks.world_size)
     task = PretrainingTask(loader.recipe, config.objectives, replicas=ranks.world_size * config.batch.accumulation)
-    return Work(loader, task, RefinedWebForPreTraining, model_config(config, inputs), caching=config.objectives.gradient_caching)
+    return Work(
+        loader,
+        task,
+        RefinedWebForPreTraining,
+        model_config(config, inputs),
+        begin=lambda engine: load_initial(engine, config.init, inputs.tokenizer),
+        caching=config.objectives.gradient_caching,
+    )

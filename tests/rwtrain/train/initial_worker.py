@@ -43,7 +43,7 @@ def main() -> None:
     for precision in ("bf16", "fp32"):
         for stage in (0, 2, 3):
             config = TrainConfig.model_validate({**values, "init": {"model": str(stored)}, "engine": {"overlays": [f"zero{stage}", precision]}})
-            engine = build_engine(shape, config.optimizer, resolve(config, world_size=2), steps=9, seed=0, activation_checkpointing=0)
+            engine = build_engine(RefinedWebForPreTraining, shape, config.optimizer, resolve(config, world_size=2), steps=9, seed=0, activation_checkpointing=0)
             load_initial(engine, config.init, inputs.tokenizer)
             folder = Path(config.run) / f"{stage}{precision}"
             engine.save_checkpoint(str(folder), tag="state", save_latest=False)
