@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
+from data_prep.html.scanning import count_replacements
 from data_prep.links import Link, wiki_page
 from data_prep.main_content import main_text, whole_text
 from data_prep.plan import ExtractNode
@@ -17,7 +20,6 @@ from rwtrain.errors import RWTrainError
 # A page with more undecodable bytes than this share of its characters is noise, not text.
 MAX_UNDECODABLE = 0.01
 META_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{2,40})""", re.IGNORECASE)
-REPLACEMENT = "\ufffd"
 
 
 class Extract:
@@ -48,22 +50,39 @@ class Extract:
             return text, [link._replace(page=wiki_page(record.language, link.page)) for link in links]
         if record.raw is None:
             return record.text.strip(), []
-        html = decode(record.raw, record.charset)
-        if html.count(REPLACEMENT) > MAX_UNDECODABLE * len(html):
+        page = as_utf8(record.raw, record.charset)
+        if (undecodable := count_replacements(np.frombuffer(page, np.uint8))) and undecodable > MAX_UNDECODABLE * len(page.decode()):
             return None, []
-        return METHODS[self.config.method](html).strip(), []
+        return METHODS[self.config.method](page).strip(), []
 
 
-def trafilatura_text(html: str) -> str:
+def trafilatura_text(page: bytes) -> str:
     """Text by trafilatura, the most careful and slowest; its memory of lines across pages stays off, so the result depends on the page only."""
     try:
         from trafilatura import extract
     except ModuleNotFoundError as error:
         raise RWTrainError("`extract.method: trafilatura` needs the package trafilatura. Install it with: pip install trafilatura") from error
-    return extract(html, include_comments=False, favor_precision=True, deduplicate=False) or ""
+    return extract(page.decode(), include_comments=False, favor_precision=True, deduplicate=False) or ""
 
 
 METHODS = {"scored": main_text, "whole": whole_text, "trafilatura": trafilatura_text}
+
+
+def as_utf8(data: bytes, charset: str | None) -> bytes:
+    """A page in UTF-8: as it is if it is that, else decoded as `decode` does."""
+    return data if is_utf8(data) else decode(data, charset).encode("utf-8", "replace")
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether bytes are UTF-8; several times as fast as decoding them."""
+    if data.isascii():
+        return True
+    ends = pa.py_buffer(np.array([0, len(data)], np.int64))
+    try:
+        pa.Array.from_buffers(pa.large_string(), 1, [None, ends, pa.py_buffer(data)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def decode(data: bytes, charset: str | None) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from data_prep import ingest, tokenise  # noqa: F401
 from data_prep.dedup.minhash import band_hashes
+from data_prep.extraction import Extract
 from data_prep.filters.repetition import Repetition
 from data_prep.language import identify
-from data_prep.main_content import main_text
-from data_prep.plan import RepetitionNode
+from data_prep.plan import ExtractNode, RepetitionNode
 from data_prep.records import Record
 from data_prep.words import split_words
 
@@ -16,4 +16,4 @@ SENTENCE = "One short sentence is enough to compile everything that the filters 
 band_hashes(split_words(SENTENCE), ngram=5, bands=1, rows=1)
 Repetition(RepetitionNode()).reason(Record("", "", text=SENTENCE))
 identify(SENTENCE)
-main_text(f"<p>{SENTENCE}")
+Extract(ExtractNode())([Record("", "", raw=f"<p>{SENTENCE}".encode())])

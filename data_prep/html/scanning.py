@@ -33,6 +33,9 @@ ASIDE_ROLES = np.array(
 )
 DISPLAY, NONE, TEX_NAME, SECT, SECTION_NAME = (np.frombuffer(text, np.uint8) for text in (b"display", b"none", b"tex", b"sect", b"section"))
 
+LOWEST_BITS, HIGHEST_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+LESS_EVERYWHERE = LOWEST_BITS * np.uint64(60)
+
 # Kinds of bytes in text.
 PLAIN, BLANK, AMPERSAND, LESS, NUL, NO_BREAK, CONTINUATION, COMMA = range(8)
 KINDS = np.zeros(256, np.uint8)
@@ -49,6 +52,15 @@ def is_letter(byte):
 @compiled
 def _is_blank(byte):
     return byte == 32 or (9 <= byte <= 13 and byte != 11)
+
+
+@compiled
+def count_replacements(data):
+    """How many times U+FFFD stands in UTF-8."""
+    count = 0
+    for index in range(data.size - 2):
+        count += (data[index] == 0xEF) & (data[index + 1] == 0xBF) & (data[index + 2] == 0xBD)
+    return count
 
 
 @compiled
@@ -199,12 +211,34 @@ def skip_declaration(data, position, size):
 
 
 @compiled
-def find_raw_end(data, position, size, name_start, name_end):
+def _find_less(data, words, position, size):
+    """The next `<` at or after a position, `size` if there is none; `words` are the same bytes, eight at a time, as far as they go."""
+    while position < size and position & 7:
+        if data[position] == 60:
+            return position
+        position += 1
+    index = position >> 3
+    while index < words.size:
+        differing = words[index] ^ LESS_EVERYWHERE  # a byte of 0 where there is one
+        if (differing - LOWEST_BITS) & ~differing & HIGHEST_BITS:
+            break
+        index += 1
+    position = index << 3
+    while position < size and data[position] != 60:
+        position += 1
+    return position
+
+
+@compiled
+def find_raw_end(data, words, position, size, name_start, name_end):
     """Where the end tag of an element with raw text begins, `size` if it has none; the element's name stands at `name_start`."""
     length = name_end - name_start
     last = size - length - 2
     while position <= last:
-        if data[position] != 60 or data[position + 1] != 47:
+        position = _find_less(data, words, position, size)
+        if position > last:
+            break
+        if data[position + 1] != 47:
             position += 1
             continue
         index = 0

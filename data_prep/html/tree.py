@@ -204,11 +204,12 @@ def _depth_after(tag, key, bits, stack, names, state, properties):
 
 
 @compiled
-def build_tree(data, tag_keys, tag_values, properties, steps, ends, kinds, keys, values, c1):
+def build_tree(data, words, tag_keys, tag_values, properties, steps, ends, kinds, keys, values, c1):
     """The tree of a page.
 
     Args:
         data: the page in UTF-8, [bytes] uint8.
+        words: the same, eight bytes at a time, [bytes // 8] uint64.
         tag_keys: and the following: the tables of this package's modules.
 
     Returns:
@@ -220,9 +221,8 @@ def build_tree(data, tag_keys, tag_values, properties, steps, ends, kinds, keys,
     """
     size = data.size
     tags = 0
-    for index in range(size - 1):
-        if data[index] == 60 and (is_letter(data[index + 1]) or data[index + 1] == 47):
-            tags += 1
+    for byte in data:
+        tags += byte == 60
     out = np.empty(size + size // 4 + 64, np.uint8)
     events = np.empty(5 * tags + 16, np.int32)
     nodes = np.empty((tags + 1, 4), np.int32)
@@ -314,7 +314,7 @@ def build_tree(data, tag_keys, tag_values, properties, steps, ends, kinds, keys,
         if bits & VOID or (flags & SELF_CLOSING and (state[FOREIGN] > 0 or tag in (SVG, MATH))):
             continue
         if bits & RAW and state[FOREIGN] == 0:
-            raw_end = find_raw_end(data, position, size, name_start, name_end)
+            raw_end = find_raw_end(data, words, position, size, name_start, name_end)
             if tag == SCRIPT and flags & TEX and not is_dropped and raw_end > position:
                 _set_segment(segments, segment_count, stack[state[DEPTH] - 1, NODE_NUMBER], count, count, raw_end - position + 2, 0)
                 events[state[EVENTS]] = segment_count << 2 | TEXT
@@ -397,4 +397,5 @@ def build_tree(data, tag_keys, tag_values, properties, steps, ends, kinds, keys,
 
 def tree_of(page: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The tree of a page in UTF-8: see `build_tree`."""
-    return build_tree(np.frombuffer(page, np.uint8), TAG_KEYS, TAG_VALUES, PROPERTIES, STEPS, ENDS, KINDS, KEYS, VALUES, C1)
+    words = np.frombuffer(page, np.uint64, len(page) // 8)
+    return build_tree(np.frombuffer(page, np.uint8), words, TAG_KEYS, TAG_VALUES, PROPERTIES, STEPS, ENDS, KINDS, KEYS, VALUES, C1)

@@ -16,10 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
+from data_prep import main_content
 from data_prep.html.noise import find_word
 from data_prep.html.tree import ENDS, STEPS, tree_of
-from data_prep.main_content import main_text, whole_text
 from tests.data_prep.builders import prose
+
+
+def main_text(page: str) -> str:
+    return main_content.main_text(page.encode("utf-8", "replace"))
+
+
+def whole_text(page: str) -> str:
+    return main_content.whole_text(page.encode("utf-8", "replace"))
+
 
 PIECES = [
     *("<p>", "</p>", "<div>", "</div>", "<b>", "</b>", "<i>", "</i>", "<a href=x>", "</a>", "<ul>", "</ul>", "<ol>", "<li>", "</li>", "<table>", "</table>"),
