@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import time
+
+from launch.ranks import Processes, Start, exit_status, rank_variables
 
 GRACE_S = 30.0
 POLL_S = 0.05
@@ -21,62 +22,50 @@ def run_ranks(command: list[str], *, processes: int) -> int:
     Returns:
         128 + signal if a signal killed a rank, else the exit status of a rank that failed, else 0.
     """
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes))),
-    }
-    children: list[subprocess.Popen[bytes]] = []
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    port = free_port()
+    starts = [
+        Start(
+            command,
+            rank_variables(rank=rank, local_rank=rank, world_size=processes, local_world_size=processes, address="127.0.0.1", port=port),
+            f"rank {rank}",
+        )
+        for rank in range(processes)
+    ]
+    ranks: Processes | None = None
 
     def forward(number: int, _: object) -> None:
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+        if ranks is not None:
+            ranks.send(signal.SIGTERM if number == signal.SIGINT else number)
 
     previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
-        for rank in map(str, range(processes)):
-            child = subprocess.Popen(command, env=environment | {"RANK": rank, "LOCAL_RANK": rank}, start_new_session=True)
-            children.append(child)
-        return _wait(children)
+        ranks = Processes(starts, environment=os.environ | {"OMP_NUM_THREADS": threads})
+        return _wait(ranks)
     finally:
-        for child in children:
-            if child.poll() is None:
-                child.kill()
-            child.wait()
+        if ranks is not None:
+            ranks.kill()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _wait(children: list[subprocess.Popen[bytes]]) -> int:
+def _wait(ranks: Processes) -> int:
     while True:
-        codes = [child.poll() for child in children]
+        codes = ranks.codes()
         failed = [code for code in codes if code]
         if failed:
-            _end(children)
-            first = min(failed)  # a rank that a signal killed (negative) is a cause; others may have failed because of it
-            return first if first > 0 else 128 - first
+            ranks.end_within(grace_s=GRACE_S)
+            while ranks.running():
+                ranks.tick()
+                time.sleep(POLL_S)
+            return exit_status(min(failed))  # a rank that a signal killed (negative) is a cause; others may have failed because of it
         if all(code == 0 for code in codes):
             return 0
         time.sleep(POLL_S)
 
 
-def _end(children: list[subprocess.Popen[bytes]]) -> None:
-    """Give ranks that are ending by themselves a moment (an agreed stop ends them one after the other), then kill the rest."""
-    deadline = time.monotonic() + 2.0
-    while time.monotonic() < deadline and any(child.poll() is None for child in children):
-        time.sleep(POLL_S)
-    for child in children:
-        if child.poll() is None:
-            child.terminate()
-    deadline = time.monotonic() + GRACE_S
-    while time.monotonic() < deadline and any(child.poll() is None for child in children):
-        time.sleep(POLL_S)
-
-
-def _free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
+    """A TCP port that nothing uses at the moment."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine for tests: two nodes, no systemd, no cgroups; everything in one folder."""
+"""A real Slurm on this machine for tests: two or more nodes, no systemd, no cgroups; everything in one folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 NEEDED = ("slurmctld", "slurmd", "munged", "munge", "sbatch", "squeue", "scancel", "sinfo")
-NODES, CPUS = 2, 2
+CPUS = 2
 START_S = 60.0
 CONF = """ClusterName=rwtest
 SlurmctldHost=localhost(127.0.0.1)
@@ -23,7 +23,7 @@ SlurmctldPort={controller}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=3
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -43,48 +43,55 @@ SelectTypeParameters=CR_Core
 ReturnToService=2
 SlurmdParameters=config_overrides
 MinJobAge=10
+KillWait=5
 MailProg=/bin/true
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 {nodes}
-PartitionName=all Nodes=n[1-{count}] Default=YES MaxTime=INFINITE State=UP
-"""
+PartitionName=all Nodes=n[1-{count}] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=urgent Nodes=n[1-{count}] MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+"""  # cred_expire shortens the two minutes for which Slurm holds a requeued job back
 
 
 @contextmanager
-def slurm_cluster(folder: Path) -> Iterator[None]:
-    """Run Slurm's daemons in the foreground as children of this process; SLURM_CONF names the cluster while it is up."""
+def slurm_cluster(folder: Path, *, count: int = 2) -> Iterator[dict[str, subprocess.Popen]]:
+    """Run Slurm's daemons in the foreground as children of this process, and give them by name; SLURM_CONF names the cluster while it is up."""
     if missing := [name for name in NEEDED if shutil.which(name) is None and not Path("/usr/sbin", name).exists()]:
         pytest.skip(f"Slurm is not installed ({', '.join(missing)} missing)")
     if os.getuid() != 0:
         pytest.skip("Slurm's daemons of this test run as root")
     (folder / "state").mkdir(parents=True)
     folder.chmod(0o755)
-    ports = _free_ports(1 + NODES)
+    ports = _free_ports(1 + count)
     nodes = "\n".join(
         f"NodeName=n{number} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} RealMemory=1000 State=UNKNOWN"
         for number, port in enumerate(ports[1:], 1)
     )
     conf = folder / "slurm.conf"
-    conf.write_text(CONF.format(folder=folder, controller=ports[0], nodes=nodes, count=NODES))
+    conf.write_text(CONF.format(folder=folder, controller=ports[0], nodes=nodes, count=count))
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
     names = {"munge": ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}", f"--log-file={folder}/munged.log"]}
     names["munge"] += [f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/munged.seed"]
     names["controller"] = ["slurmctld", "-D", "-f", str(conf)]
-    names |= {f"node{number}": ["slurmd", "-D", "-N", f"n{number}", "-f", str(conf)] for number in range(1, NODES + 1)}
+    names |= {f"node{number}": ["slurmd", "-D", "-N", f"n{number}", "-f", str(conf)] for number in range(1, count + 1)}
     environment = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin", "SLURM_CONF": str(conf)}
     before = os.environ.get("SLURM_CONF")
+    daemons: dict[str, subprocess.Popen] = {}
     with ExitStack() as stack:
         for name, command in names.items():
             output = stack.enter_context(open(folder / f"{name}.out", "wb"))
             daemon = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
             stack.callback(_end, daemon)
+            daemons[name] = daemon
             if name == "munge":
                 _wait(lambda: (folder / "munge.socket").exists(), folder)
         os.environ["SLURM_CONF"] = str(conf)
         try:
             _wait(lambda: subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True).stdout.split() == ["idle"], folder)
-            yield
+            yield daemons
         finally:
             os.environ.pop("SLURM_CONF")
             if before is not None:
