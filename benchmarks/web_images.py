@@ -7,6 +7,7 @@ has exactly these bytes and its text holds the pair's text.
 
 from __future__ import annotations
 
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from benchmarks.prep_inputs import arguments, report
 from data_prep.plan import WarcImageSource
 from data_prep.records import Record
 from data_prep.sources import warc_images
-from data_prep.sources.spans import whole_file
+from data_prep.sources.survey import survey_here
 
 SHOWN = 5
 
@@ -29,7 +30,9 @@ def main() -> None:
     expected = resolvable_pairs(path)
     source = WarcImageSource(kind="warc_images", name="pictures", paths=[str(path)])
     begin = time.process_time()
-    records = list(warc_images.read(source, whole_file(str(path), path.name)))
+    with tempfile.TemporaryDirectory() as name:
+        spans, _ = survey_here(source, Path(name), unit_bytes=1 << 20)
+        records = [record for span in spans for record in warc_images.read(source, span)]
     seconds = time.process_time() - begin
     texts: dict[bytes, list[str]] = {}
     for record in records:

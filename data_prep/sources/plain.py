@@ -78,7 +78,7 @@ def _cut_gzip(path: str, prefix: Path, *, size: int, cut: Callable[[BinaryIO, in
         cuts = cut(view, content)
     # Progress counts bytes of the compressed file.
     cuts.stretches = [(start, stop, weight * size // content) for start, stop, weight in cuts.stretches]
-    cuts.index = True
+    cuts.index = INDEX_SUFFIX
     if problem:
         cuts.bad.append(Bad(path, f"after byte {content} of the content", f"the rest of the file cannot be read ({problem})"))
     return cuts

@@ -20,7 +20,7 @@ class Span:
         stop: one past the last.
         weight: how many input bytes this is, for progress.
         companions: other files that the stretch needs (labels of images).
-        index: file that finds places in a compressed file, if it has one.
+        index: file that finds places in the input, if its kind of source needs one.
     """
 
     path: str
@@ -39,12 +39,12 @@ class Cuts:
     Attributes:
         stretches: (start, stop, input bytes) of each, in order; together they cover the file.
         bad: what was found to be unreadable while looking for the places to cut.
-        index: the stretches count decompressed bytes, which the index beside the unit finds.
+        index: suffix of the index beside the unit, "" without one; of a compressed file's, the stretches count decompressed bytes.
     """
 
     stretches: list[tuple[int, int, int]]
     bad: list[Bad] = field(default_factory=list)
-    index: bool = False
+    index: str = ""
 
 
 def whole(size: int) -> Cuts:

@@ -11,7 +11,6 @@ from typing import Any
 from data_prep.inputs import find_files
 from data_prep.plan import IdxSource, Source
 from data_prep.sources import READERS
-from data_prep.sources.plain import INDEX_SUFFIX
 from data_prep.sources.spans import Cuts, Span
 from data_prep.work import WorkFolder
 from rwtrain.errors import DataError
@@ -38,7 +37,7 @@ def files_of(source: Source) -> list[InputFile]:
 
 
 def survey(arguments: tuple[Source, InputFile, int], prefix: Path) -> dict[str, Any]:
-    """Do one unit: hashes of a file and its companions, and its stretches; an index, if it needs one, lies at `prefix.gzindex`.
+    """Do one unit: hashes of a file and its companions, and its stretches; an index, if it needs one, lies beside `prefix`.
 
     Raises:
         DataError: the file cannot be read at all.
@@ -60,7 +59,7 @@ def survey(arguments: tuple[Source, InputFile, int], prefix: Path) -> dict[str, 
 
 def spans_of(file: InputFile, result: dict[str, Any], prefix: Path) -> list[Span]:
     """The stretches that a survey found."""
-    index = f"{prefix}{INDEX_SUFFIX}" if result["index"] else None
+    index = f"{prefix}{result['index']}" if result["index"] else None
     return [Span(file.path, file.label, start, stop, weight, file.companions, index) for start, stop, weight in result["stretches"]]
 
 
