@@ -230,6 +230,6 @@ def resubmit(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{folder.job.id} is {state.lower()}: cancel it first with `rwtrain launch cancel {number_of(folder)}`.")
     (folder.path / CANCELLED).unlink(missing_ok=True)
     ledger = Ledger.load(folder)
-    ledger.restarts, ledger.stuck, ledger.excluded = 0, 0, []
+    ledger.restarts, ledger.stuck, ledger.excluded, ledger.final = 0, 0, [], ""
     ledger.save(folder)
     return start(folder, arguments, []) or 0

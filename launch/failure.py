@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-STOPPED, USER_ERROR, DIVERGED, LOST, UNFIT = 85, 2, 86, 88, 89  # exit statuses; 85 to 87 are those of `rwtrain train`
+STOPPED, USER_ERROR, DIVERGED, LOST, UNFIT, GIVEN_UP = 85, 2, 86, 88, 89, 90  # exit statuses; 85 to 87 are those of `rwtrain train`
 LINES_KEPT, LINES_SHOWN = 200, 40
 TRACEBACK = "Traceback (most recent call last):"
 # What a rank says when another one is gone: gloo, NCCL, torch's store, and rwtrain's own words.

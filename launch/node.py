@@ -26,6 +26,7 @@ from launch.job import CODE, Job, JobFolder, read_secrets
 from launch.output import Output
 from launch.preflight import probe
 from launch.ranks import QUIET_S, Processes, Start, exit_status, rank_variables
+from launch.spec import RESERVED
 from launch.wire import Message, Wire
 from rwtrain.errors import RWTrainError
 
@@ -380,7 +381,7 @@ class Node:
 
 def node_environment(job: Job, folder: JobFolder, *, secrets: dict[str, str]) -> dict[str, str]:
     """Variables of a node's processes: those of this process < the site's < the job's < secrets, and what the snapshot needs."""
-    variables = {name: value for name, value in os.environ.items() if name not in (HUB_VARIABLE,)}
+    variables = {name: value for name, value in os.environ.items() if name not in (HUB_VARIABLE, "RWTRAIN_TOKEN", *RESERVED)}
     me = pwd.getpwuid(os.getuid())
     for name, value in {"HOME": me.pw_dir, "USER": me.pw_name, "LOGNAME": me.pw_name, "OMP_NUM_THREADS": str(job.spec.cpus_per_process)}.items():
         variables.setdefault(name, value)

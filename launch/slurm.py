@@ -69,7 +69,7 @@ def job_script(job: Job, folder: JobFolder) -> str:
         "options": [*options, *site.options],
         "name": slug(spec.name),
         "cpus": spec.cpus_per_process * spec.ranks_per_node,
-        "modules": "\n".join([". /etc/profile", "module purge", *(f"module load {shlex.quote(name)}" for name in job.site.modules)])
+        "modules": "\n".join([". /etc/profile", "module purge", *(f"module load {shlex.quote(name)} || exit 2" for name in job.site.modules)])
         if job.site.modules
         else "",
         "folder": shlex.quote(str(folder.path)),

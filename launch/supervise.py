@@ -32,6 +32,7 @@ class Ledger:
         stuck: failures in a row without progress.
         progress: what progress looked like after the last attempt.
         excluded: hosts that failed a preflight or were lost.
+        final: why the job is not started again; empty while it may be.
     """
 
     attempts: int = 0
@@ -39,6 +40,7 @@ class Ledger:
     stuck: int = 0
     progress: str = ""
     excluded: list[str] = field(default_factory=list)
+    final: str = ""
 
     @staticmethod
     def load(folder: JobFolder) -> Ledger:

@@ -1,0 +1,144 @@
+"""The wall around Kubernetes: create a job's objects, ask how they fare, delete them. Nothing else here talks to a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from launch.job import CONFIG, TOKEN, Job, JobFolder
+from launch.manifests import Object, manifests, object_name
+from launch.registry import number_of
+from rwtrain.config.load import dump_yaml, load_config
+from rwtrain.config.schema import TrainConfig
+from rwtrain.errors import RWTrainError
+
+PLURALS = {"JobSet": "jobsets", "TrainJob": "trainjobs", "TrainingRuntime": "trainingruntimes", "PyTorchJob": "pytorchjobs"}
+MAIN_KINDS = {
+    "jobset": ("jobset.x-k8s.io", "v1alpha2", "jobsets"),
+    "trainjob": ("trainer.kubeflow.org", "v1alpha1", "trainjobs"),
+    "pytorchjob": ("kubeflow.org", "v1", "pytorchjobs"),
+}
+STATES = {"Completed": "COMPLETED", "Complete": "COMPLETED", "Succeeded": "COMPLETED", "Failed": "FAILED", "Suspended": "PENDING", "Running": "RUNNING"}
+MANIFEST = "manifest.yaml"
+NOT_FOUND, CONFLICT = 404, 409
+
+
+class Kubernetes:
+    """A cluster, by the kubeconfig's context."""
+
+    def render(self, job: Job, folder: JobFolder) -> str:
+        if job.spec.train is None:
+            config = None
+        elif (folder.path / CONFIG).is_file():
+            config = (folder.path / CONFIG).read_text(encoding="utf-8")
+        else:
+            config = dump_yaml(load_config(TrainConfig, os.path.join(job.folder, job.spec.train), job.spec.overrides))
+        return to_yaml(manifests(job, folder, config=config))
+
+    def submit(self, folder: JobFolder, *, after: Sequence[str]) -> str:
+        job = folder.job
+        text = self.render(job, folder)
+        (folder.path / MANIFEST).write_text(text, encoding="utf-8")
+        client = self._client(job)
+        namespace = job.site.kubernetes.namespace
+        about = {"name": f"{object_name(job)}-{TOKEN}", "namespace": namespace}
+        secret = client.V1Secret(metadata=client.V1ObjectMeta(**about), string_data={TOKEN: folder.token})
+        self._call(client.CoreV1Api().create_namespaced_secret, namespace, secret)
+        for value in yaml.safe_load_all(text):
+            self._create(client, value, namespace)
+        return object_name(job)
+
+    def state(self, folder: JobFolder) -> str:
+        job = folder.job
+        try:
+            found = self._get(job, number_of(folder))
+        except RWTrainError:
+            return "UNKNOWN"
+        status = found.get("status") or {}
+        for condition in reversed(status.get("conditions") or []):
+            if condition.get("status") == "True" and condition["type"] in STATES:
+                return STATES[condition["type"]]
+        return "RUNNING" if status else "PENDING"
+
+    def cancel(self, folder: JobFolder) -> None:
+        """Delete the job: its pods get SIGTERM and, with terminationGracePeriodSeconds, the time to save."""
+        job = folder.job
+        client, namespace, name = self._client(job), job.site.kubernetes.namespace, number_of(folder) or object_name(job)
+        if job.spec.array:
+            self._call(client.BatchV1Api().delete_namespaced_job, name, namespace, propagation_policy="Foreground", missing=True)
+        else:
+            group, version, plural = MAIN_KINDS[job.site.kubernetes.format]
+            delete = client.CustomObjectsApi().delete_namespaced_custom_object
+            self._call(delete, group, version, namespace, plural, name, propagation_policy="Foreground", missing=True)
+        if job.site.kubernetes.format == "trainjob" and not job.spec.array:
+            delete = client.CustomObjectsApi().delete_namespaced_custom_object
+            self._call(delete, "trainer.kubeflow.org", "v1alpha1", namespace, PLURALS["TrainingRuntime"], name, missing=True)
+        self._call(client.CoreV1Api().delete_namespaced_config_map, f"{name}-job", namespace, missing=True)
+        self._call(client.CoreV1Api().delete_namespaced_secret, f"{name}-{TOKEN}", namespace, missing=True)
+
+    def _create(self, client: Any, value: Object, namespace: str) -> None:
+        if value["kind"] == "ConfigMap":
+            self._call(client.CoreV1Api().create_namespaced_config_map, namespace, value)
+        elif value["kind"] == "Job":
+            self._call(client.BatchV1Api().create_namespaced_job, namespace, value)
+        else:
+            group, version = value["apiVersion"].split("/")
+            self._call(client.CustomObjectsApi().create_namespaced_custom_object, group, version, namespace, PLURALS[value["kind"]], value)
+
+    def _get(self, job: Job, name: str) -> dict[str, Any]:
+        client, namespace = self._client(job), job.site.kubernetes.namespace
+        if job.spec.array:
+            found = self._call(client.BatchV1Api().read_namespaced_job, name, namespace)
+            return client.ApiClient().sanitize_for_serialization(found)
+        group, version, plural = MAIN_KINDS[job.site.kubernetes.format]
+        return self._call(client.CustomObjectsApi().get_namespaced_custom_object, group, version, namespace, plural, name)
+
+    def _client(self, job: Job) -> Any:
+        try:
+            from kubernetes import client, config
+        except ImportError as error:
+            raise RWTrainError("`rwtrain launch k8s` needs the Kubernetes clients. Install them with: pip install 'rwtrain[k8s]'") from error
+        try:
+            config.load_kube_config(context=job.site.kubernetes.context)
+        except config.ConfigException as error:
+            raise RWTrainError(f"No cluster is configured: {error} Set KUBECONFIG, or kubernetes.context in the site profile.") from error
+        return client
+
+    def _call(self, function: Any, *arguments: Any, missing: bool = False, **keywords: Any) -> Any:
+        """Call the API; an object that is not there may be missing when it is deleted."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            return function(*arguments, **keywords)
+        except ApiException as error:
+            if missing and error.status == NOT_FOUND:
+                return None
+            words = "there is one of that name already" if error.status == CONFLICT else str(error.body or error.reason)[:300]
+            raise RWTrainError(
+                f"Kubernetes refused ({error.status}): {words}. Check the namespace, the rights and that the job's controller is installed."
+            ) from error
+        except HTTPError as error:
+            raise RWTrainError(f"The cluster does not answer: {error}. Check the kubeconfig's server.") from error
+
+
+class _Dumper(yaml.SafeDumper):
+    """Without anchors, which people do not expect in manifests."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(objects: list[Object]) -> str:
+    """Manifests for `kubectl apply -f`."""
+    return yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, allow_unicode=True, explicit_start=True)
