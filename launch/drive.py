@@ -46,6 +46,7 @@ class Driver:
         try:
             return supervise(self.folder, self._attempt, again=lambda _: False, user_stop=lambda: self.stopped)
         finally:
+            (self.folder.path / DRIVER).unlink(missing_ok=True)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -170,9 +171,10 @@ def _hang_up(child: subprocess.Popen[bytes]) -> None:
 def _started(pid: int) -> str:
     """When a process began, in the kernel's ticks: a number that is used again belongs to another process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        state, *rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return ""
+    return "" if state == "Z" else rest[18]
 
 
 def driver_process(folder: JobFolder) -> int | None:

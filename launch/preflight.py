@@ -22,7 +22,7 @@ from launch.spec import PreflightConfig
 
 PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "pyarrow")
 MUST_AGREE = ("python", "torch", "deepspeed", "transformers", "nccl")
-QUICK_WRITE_BYTES, FULL_WRITE_BYTES = 8 << 20, 256 << 20
+QUICK_WRITE_BYTES, FULL_WRITE_BYTES = 8 << 20, 64 << 20
 LISTED_FILES = 10_000  # of a data folder
 HEAD_BYTES = 1 << 16
 SMALL_SHM_GB = 1.0
