@@ -71,7 +71,7 @@ class Training:
             for batch, known in zip(batches, cached, strict=True):
                 output = self.task(model, batch, counts, known)
                 means = (output.sums.double().cpu() / counts.cpu().clamp(min=1)).tolist()
-                named = {name: value for name, value, weight in zip(LOSSES, means, self.task.weights, strict=True) if weight}
+                named = {name: value for name, value, weight in zip(LOSSES, means, self.task.weights, strict=True) if weight and counts[LOSSES.index(name)]}
                 if output.gate_openness is not None:
                     layers = zip(self.model_config.gate_layers, output.gate_openness.tolist(), strict=True)
                     named |= {f"gate_openness/layer_{layer}": value / len(batches) for layer, value in layers}
