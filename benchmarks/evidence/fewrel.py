@@ -23,8 +23,6 @@ from rwtrain.model.linking_refinedweb import EntityLinker
 HELD_OUT_ENTITIES = 0.3  # share of the graph's entities whose vectors never enter in training
 SEEN_TEST = 0.1  # share of the sentences with known entities that are kept for testing
 SENTENCES_PER_ENTITY = 10  # of the tests, so that no language or sport dominates them
-ARROW = " =>"  # between a sentence and its relation
-ARROW_TOKENS = 1
 SPLITS = ("train", "seen", "unseen")
 
 
@@ -50,18 +48,17 @@ class FewRel:
     """The prepared data.
 
     Attributes:
-        with_relation: split -> shards of sentences followed by their relation in words; plain: the same sentences alone.
+        plain: split -> shards of its sentences.
         sentences: the sentences of each split, in the shards' order.
-        relations: relation in words -> token that it begins with (all differ).
+        relations: all relations, in words.
         frequency: training mentions of each entity of the store, [entities].
         candidates: the entities that occur anywhere in the data, ascending.
     """
 
     tokenizer: Tokenizer
-    with_relation: dict[str, ShardDataset]
     plain: dict[str, ShardDataset]
     sentences: dict[str, list[Sentence]]
-    relations: dict[str, int]
+    relations: list[str]
     frequency: np.ndarray
     candidates: np.ndarray
 
@@ -128,25 +125,19 @@ def prepare(data: Path, folder: Path, store: EntityStore, linker_folder: Path, *
         write_json(cache, [[s.text, s.relation, [[p.start, p.end, p.entity, p.given] for p in s.spans]] for s in linked])
     read = json.loads(cache.read_text(encoding="utf-8"))
     sentences = split_sentences([Sentence(text, relation, [Span(*span) for span in spans]) for text, relation, spans in read], store)
-    full = {split: [f"{sentence.text}{ARROW} {sentence.relation}" for sentence in found] for split, found in sentences.items()}
-    tokenizer = make_tokenizer(folder / "tokenizer.model", lambda: full["train"], vocab_size=vocab_size)
-    shards: dict[bool, dict[str, ShardDataset]] = {}
-    for with_relation in (True, False):
-        shards[with_relation] = {
-            split: write_shards(
-                folder / f"{split}-{'relation' if with_relation else 'plain'}",
-                full[split] if with_relation else [sentence.text for sentence in found],
-                tokenizer,
-                mentions=[sentence.spans for sentence in found],
-                store_hash=store.hash,
-            )
-            for split, found in sentences.items()
-        }
-    names = sorted({sentence.relation for found in sentences.values() for sentence in found})
-    relations = {name: int(tokenizer.encode(f"x{ARROW} {name}")[len(tokenizer.encode(f"x{ARROW}"))]) for name in names}
-    assert len(tokenizer.encode(f"x{ARROW}")) == len(tokenizer.encode("x")) + ARROW_TOKENS
-    assert len(set(relations.values())) == len(names), f"relations that begin with the same token: {relations}"
+    tokenizer = make_tokenizer(folder / "tokenizer.model", lambda: [sentence.text for sentence in sentences["train"]], vocab_size=vocab_size)
+    plain = {
+        split: write_shards(
+            folder / f"{split}-plain",
+            [sentence.text for sentence in found],
+            tokenizer,
+            mentions=[sentence.spans for sentence in found],
+            store_hash=store.hash,
+        )
+        for split, found in sentences.items()
+    }
+    relations = sorted({sentence.relation for found in sentences.values() for sentence in found})
     entities = [span.entity for found in sentences.values() for sentence in found for span in sentence.spans]
     trained = [span.entity for sentence in sentences["train"] for span in sentence.spans]
     frequency = np.bincount(np.array(trained), minlength=len(store))
-    return FewRel(tokenizer, shards[True], shards[False], sentences, relations, frequency, np.unique(entities))
+    return FewRel(tokenizer, plain, sentences, relations, frequency, np.unique(entities))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks.evidence.fewrel import Sentence, Span, held_out, split_sentences
-from benchmarks.evidence.knowledge import hide_mention, openness, shuffled
+from benchmarks.evidence.knowledge import openness, place_sentence, shuffled
 from benchmarks.evidence.similarity import COSENT_SCALE, cosent, view
 from benchmarks.evidence.texts import mean_loss, rows_of, wikitext_articles, word_count, write_shards
 from rwtrain.config.schema import BatchConfig
@@ -80,11 +80,12 @@ def test_hidden_mention(datasets: tuple[Path, Path]) -> None:
     document = next(index for index in range(len(dataset)) if len(dataset.mentions(index)[0]) > 2 and len(dataset.tokens(index)) < 200)
     config = BatchConfig(seq_len=256, text_rows=0, masked_rows=1, mentions_per_row=32, queries_per_row=2)
     builder = BatchBuilder(Recipe(config, 0, 1, 0, 0, image_tokens=0, entity_dim=4), 0)
-    hide_mention(builder, 0, dataset, document, len(dataset.tokens(document)), 1)
+    place_sentence(builder, 0, dataset, document, hidden=1, pool=0)
     tokens, (starts, ends, entities) = np.asarray(dataset.tokens(document)), dataset.mentions(document)
     hidden = np.arange(starts[1], ends[1])
     assert (builder.input_ids[0, hidden] == MASK_ID).all()
     assert builder.labels[0, hidden].tolist() == tokens[hidden].tolist()
+    assert (builder.pool_ids[0] == 0).sum() == len(tokens)
     assert (builder.labels[0] != -100).sum() == len(hidden)
     assert (builder.query_positions[0, 0], builder.query_rows[0, 0]) == (ends[1] - 1, entities[1])
     places = builder.entity_positions[0][builder.entity_positions[0] >= 0]
