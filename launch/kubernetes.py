@@ -45,7 +45,7 @@ class Kubernetes:
         client = self._client(job)
         namespace = job.site.kubernetes.namespace
         about = {"name": f"{object_name(job)}-{TOKEN}", "namespace": namespace}
-        secret = client.V1Secret(metadata=client.V1ObjectMeta(**about), string_data={TOKEN: folder.token})
+        secret = client.V1Secret(api_version="v1", kind="Secret", metadata=client.V1ObjectMeta(**about), string_data={TOKEN: folder.token})
         self._call(client.CoreV1Api().create_namespaced_secret, namespace, secret)
         for value in yaml.safe_load_all(text):
             self._create(client, value, namespace)
