@@ -63,6 +63,19 @@ class Kubernetes:
                 return STATES[condition["type"]]
         return "RUNNING" if status else "PENDING"
 
+    def logs(self, folder: JobFolder, node: int, *, lines: int) -> str:
+        """The end of what a node's pod printed, for those who do not see the shared volume."""
+        job = folder.job
+        core, namespace = self._client(job).CoreV1Api(), job.site.kubernetes.namespace
+        selector = f"app.kubernetes.io/instance={object_name(job)}"
+        kinds = ("batch.kubernetes.io/job-completion-index", "training.kubeflow.org/replica-index")
+        found = self._call(core.list_namespaced_pod, namespace, label_selector=selector).items or []
+        labels = [(pod.metadata.name, pod.metadata.labels or {}) for pod in found]
+        chosen = [name for name, label in labels if str(node) in [label.get(kind) for kind in kinds]] or [name for name, _ in labels[node : node + 1]]
+        if not chosen:
+            raise RWTrainError(f"{object_name(job)}: there is no pod of node {node} in the cluster.")
+        return str(self._call(core.read_namespaced_pod_log, chosen[-1], namespace, container=None, tail_lines=lines))
+
     def cancel(self, folder: JobFolder) -> None:
         """Delete the job: its pods get SIGTERM and, with terminationGracePeriodSeconds, the time to save."""
         job = folder.job

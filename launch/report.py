@@ -77,6 +77,11 @@ def show_logs(folder: JobFolder, arguments: argparse.Namespace) -> int:
     attempts = folder.attempts()
     number = arguments.attempt if arguments.attempt is not None else len(attempts) - 1
     path = folder.attempt(max(number, 0)) / f"node-{arguments.node}.log"
+    if not path.is_file() and folder.job.backend == "k8s":
+        from launch.kubernetes import Kubernetes
+
+        print(Kubernetes().logs(folder, arguments.node, lines=arguments.lines))
+        return 0
     if not path.is_file() and not arguments.follow:
         found = ", ".join(entry.name for entry in sorted(folder.path.glob("attempts/*/node-*.log"))[:8])
         waits = " The job has not started yet." if not attempts else f" There are: {found}." if found else ""

@@ -48,8 +48,14 @@ class Handler(BaseHTTPRequestHandler):
         return self._answer("POST", 201, body)
 
     def do_GET(self) -> None:
+        if self.path.partition("?")[0].endswith("/pods"):
+            label = {"batch.kubernetes.io/job-completion-index": "1"}
+            pods = [{"metadata": {"name": "other"}}, {"metadata": {"name": "second", "labels": label}}]
+            return self._answer("GET", 200, {"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": pods})
+        if self.path.partition("?")[0].endswith("/second/log"):
+            return self._answer("GET", 200, {"said": "by the second pod"})
         found = self.server.objects.get(self.path.partition("?")[0])
-        self._answer("GET", 200 if found else 404, found or {"kind": "Status", "message": "not found"})
+        return self._answer("GET", 200 if found else 404, found or {"kind": "Status", "message": "not found"})
 
     def do_DELETE(self) -> None:
         found = self.server.objects.pop(self.path.partition("?")[0], None)
@@ -112,6 +118,8 @@ def test_a_job_is_created_watched_and_deleted(form: str, kinds: list[str], serve
         server.objects[path]["status"] = {"conditions": conditions} if conditions else {}
         assert main(["launch", "status", number, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["state"] == state
+    assert main(["launch", "logs", number, "--node", "1"]) == 0
+    assert "by the second pod" in capsys.readouterr().out
     assert main(["launch", "cancel", number]) == 0
     assert server.objects == {}
 
