@@ -18,6 +18,7 @@ VERBS = {
     "demo": ("rwtrain.demo", "all", "run the whole path on the sample data: pages to a loaded Hugging Face folder"),
     "prep": ("data_prep.command", "prep", "turn corpora into filtered, deduplicated, entity-linked, tokenised shards"),
     "tokenizer": ("data_prep.tokenizer_command", "prep", "train or inspect a sentencepiece tokenizer"),
+    "pairs": ("data_prep.pairs_command", "prep", "turn pairs of texts into shards for the text contrast"),
     "kg": ("rwtrain.knowledge.command", "prep", "import a knowledge graph, train TransE, look at entities"),
     "link": ("rwtrain.knowledge.link_command", "prep", "link the entities in a text"),
     "plan": ("rwtrain.train.plan_command", "train", "work out the memory, time and cost of a training run before it starts"),

@@ -102,6 +102,24 @@ def datasets(tmp_path_factory: pytest.TempPathFactory, paragraphs: list[str], to
 
 
 @pytest.fixture(scope="session")
+def pair_shards(tmp_path_factory: pytest.TempPathFactory, paragraphs: list[str], tokenizer_file: Path) -> Path:
+    """40 pairs, the first half of a paragraph and the second; every other one has the next paragraph's beginning as hard negative."""
+    import json
+
+    from data_prep.pairs import Fields, write_pairs
+    from rwtrain.data.tokenizer import Tokenizer
+
+    folder = tmp_path_factory.mktemp("pairs")
+    records = []
+    for number, text in enumerate(paragraphs[:40]):
+        record = {"first": text[:60], "second": text[60:120]}
+        records.append(record | ({"negative": paragraphs[number + 1][:60]} if number % 2 else {}))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_pairs([folder / "pairs.jsonl"], folder / "shards", tokenizer=Tokenizer(tokenizer_file), fields=Fields())
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
 def train_settings(datasets: tuple[Path, Path], tokenizer_file: Path, entity_store: Path) -> dict:
     """Settings of a tiny run with every kind of row and loss; `run` is to be added."""
     return {

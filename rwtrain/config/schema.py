@@ -147,6 +147,8 @@ class DataConfig(Node):
     """Folder of text shards."""
     images: str | None = None
     """Folder of image-caption shards; needed when batch.image_rows > 0."""
+    pairs: str | None = None
+    """Folder of text pairs written by `rwtrain pairs`; needed where batch.pair_views is given."""
     tokenizer: str
     """sentencepiece model that made the shards."""
     entity_store: str | None = None
@@ -169,7 +171,11 @@ class BatchConfig(Node):
     masked_rows: NonNegativeInt = 0
     """Rows of packed documents, read in both directions with hidden tokens."""
     pair_rows: NonNegativeInt = 0
-    """Rows of text pairs (seq_len // (2 · view_tokens) pairs each)."""
+    """Rows of text pairs (seq_len // (2 · view_tokens) pairs each, with hard negatives 3 · view_tokens)."""
+    pair_views: Literal["spans", "given", "dropout"] = "spans"
+    """What a pair is: two adjacent spans of a document; a pair of data.pairs; one span read twice with other dropout (Gao et al. 2021, SimCSE)."""
+    hard_negatives: bool = False
+    """Give every pair of data.pairs a place for its hard negative, which no text of the batch may resemble."""
     image_rows: NonNegativeInt = 0
     """Rows of image-caption items (seq_len // (image tokens + 2 · caption_tokens) items each)."""
     accumulation: PositiveInt = 1
@@ -186,23 +192,32 @@ class BatchConfig(Node):
     """Withheld mentions of a row that the entity alignment loss asks for."""
     withhold: float = Field(0.3, ge=0, le=1)
     """Share of mentions whose vector is withheld from the gate and asked for instead."""
+    entity_negatives: NonNegativeInt = 0
+    """Entities drawn from the whole store as further negatives of the entity alignment, besides those of the batch."""
+
+    @property
+    def views(self) -> int:
+        """Texts of one pair."""
+        return 3 if self.hard_negatives else 2
 
     @model_validator(mode="after")
     def _check(self) -> BatchConfig:
         if not (self.text_rows or self.masked_rows):
             raise ValueError("text_rows and masked_rows are both 0: at least one must read text")
-        if self.pair_rows and 2 * self.view_tokens > self.seq_len:
-            raise ValueError(f"two views of {self.view_tokens} tokens do not fit a row of {self.seq_len}: lower view_tokens or raise seq_len")
+        if self.hard_negatives and self.pair_views != "given":
+            raise ValueError("hard_negatives are those of given pairs: set pair_views to given, or hard_negatives to false")
+        if self.pair_rows and self.views * self.view_tokens > self.seq_len:
+            raise ValueError(f"{self.views} views of {self.view_tokens} tokens do not fit a row of {self.seq_len}: lower view_tokens or raise seq_len")
         return self
 
     def rows_per_micro_batch(self, world_size: int) -> dict[str, int]:
         """Rows of each kind in one micro-batch of one rank; raises `ValueError` if they do not divide evenly."""
         parts = world_size * self.accumulation
-        rows = {name: getattr(self, name) for name in ("text_rows", "masked_rows", "pair_rows", "image_rows")}
+        rows = {name: getattr(self, name) for name in ("text_rows", "masked_rows", "pair_rows", "image_rows", "entity_negatives")}
         uneven = [f"batch.{name}={value}" for name, value in rows.items() if value % parts]
         if uneven:
             raise ValueError(f"{', '.join(uneven)} cannot be split over {world_size} ranks × {self.accumulation} accumulation steps: use multiples of {parts}")
-        return {name: value // parts for name, value in rows.items()}
+        return {name: value // parts for name, value in rows.items() if name != "entity_negatives"}
 
 
 class ObjectivesConfig(Node):
@@ -345,6 +360,10 @@ class TrainConfig(Node):
     def _check(self) -> TrainConfig:
         if self.batch.image_rows and not (self.data.images and self.model.vision):
             raise ValueError("batch.image_rows > 0 needs data.images and model.vision")
+        if self.batch.pair_rows and self.batch.pair_views == "given" and not self.data.pairs:
+            raise ValueError("batch.pair_views given needs data.pairs, a folder that `rwtrain pairs` wrote")
+        if self.batch.pair_rows and self.batch.pair_views == "dropout" and not self.model.attention_dropout:
+            raise ValueError("batch.pair_views dropout needs model.attention_dropout above 0, 0.1 for example: without it both views are the same")
         if self.batch.seq_len > self.model.max_position_embeddings:
             raise ValueError(f"batch.seq_len={self.batch.seq_len} exceeds model.max_position_embeddings={self.model.max_position_embeddings}")
         return self

@@ -14,11 +14,11 @@ import numpy as np
 from rwtrain.config.schema import TrainConfig
 from rwtrain.data.recipe import Batch, BatchBuilder, Recipe
 from rwtrain.data.shards import ShardDataset
-from rwtrain.data.streams import ImageStream, PairStream, TextStream
+from rwtrain.data.streams import EntityStream, GivenPairStream, ImageStream, PairStream, TextStream
 from rwtrain.data.tokenizer import Tokenizer
 from rwtrain.errors import DataError
 
-Stream = TextStream | PairStream | ImageStream
+Stream = TextStream | PairStream | GivenPairStream | ImageStream | EntityStream
 
 
 def open_dataset(folder: str, tokenizer: Tokenizer, *, verify: bool, entity_store_hash: str | None) -> ShardDataset:
@@ -50,6 +50,7 @@ class Loader:
 
     Args:
         vectors: entity vectors [entities, E] (memory-mapped), or None.
+        pairs: given text pairs, instead of spans of documents.
         image_size: height and width of images in pixels.
     """
 
@@ -64,6 +65,7 @@ class Loader:
         images: ShardDataset | None,
         vectors: np.ndarray | None,
         image_size: int,
+        pairs: ShardDataset | None = None,
     ) -> None:
         batch, seed = config.batch, config.seed
         self.recipe, self.rank, self.world_size, self.accumulation = recipe, rank, world_size, batch.accumulation
@@ -81,7 +83,12 @@ class Loader:
                 recipe.masked_rows,
             )
         if recipe.pairs:
-            self.streams["pair"] = (PairStream(text, view_tokens=batch.view_tokens, seed=seed + 2), recipe.pairs)
+            if pairs is not None:
+                self.streams["pair"] = (GivenPairStream(pairs, view_tokens=batch.view_tokens, seed=seed + 2), recipe.pairs)
+            else:
+                self.streams["pair"] = (PairStream(text, view_tokens=batch.view_tokens, seed=seed + 2, twice=batch.pair_views == "dropout"), recipe.pairs)
+        if recipe.entity_negatives and vectors is not None:
+            self.streams["entity"] = (EntityStream(len(vectors), seed=seed + 4), recipe.entity_negatives)
         if recipe.images and images is not None:
             stream = ImageStream(images, caption_tokens=batch.caption_tokens, image_size=image_size, seed=seed + 3, augment=config.data.augment)
             self.streams["image"] = (stream, recipe.images)
@@ -98,7 +105,7 @@ class Loader:
             parts = self.accumulation * self.world_size
             first = (step * parts + index * self.world_size + self.rank) * items
             samples[kind] = np.arange(first, first + items)
-            stream.fill(builder, self.recipe.row_range(kind), samples[kind])
+            stream.fill(builder, self.recipe.row_range(kind) if kind != "entity" else slice(0), samples[kind])
         return builder.finish(self.vectors, samples)
 
     def step_batches(self, step: int) -> list[Batch]:

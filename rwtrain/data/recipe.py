@@ -3,7 +3,7 @@
 Rows of a micro-batch, in this order:
   text    packed documents, read causally; next-token loss
   masked  packed documents, every segment one bidirectional block; the token before a masked one predicts it
-  pair    two adjacent spans of a document per pair, each one bidirectional block; pooled for the text contrast
+  pair    two texts per pair and perhaps a hard negative, each one bidirectional block; pooled for the text contrast
   image   an image block followed by its caption (causal, next-token loss on the caption), and the caption once more as a
           bidirectional block; image and second caption are pooled for the image contrast
 Dimensions in names: B rows, S tokens of a row, M mention slots of a row, Q entity queries of a row, E entity vector width.
@@ -31,6 +31,7 @@ class Recipe:
     image_rows: int
     image_tokens: int
     entity_dim: int
+    entity_negatives: int = 0
 
     @classmethod
     def derive(cls, config: BatchConfig, *, world_size: int, image_tokens: int, entity_dim: int) -> Recipe:
@@ -41,7 +42,8 @@ class Recipe:
             entity_dim: width of the entity vectors, 0 for a model without knowledge.
         """
         shares = config.rows_per_micro_batch(world_size)
-        return cls(config, **shares, image_tokens=image_tokens, entity_dim=entity_dim)
+        negatives = config.entity_negatives // (world_size * config.accumulation) if entity_dim else 0
+        return cls(config, **shares, image_tokens=image_tokens, entity_dim=entity_dim, entity_negatives=negatives)
 
     @property
     def rows(self) -> int:
@@ -49,7 +51,7 @@ class Recipe:
 
     @property
     def pairs_per_row(self) -> int:
-        return self.config.seq_len // (2 * self.config.view_tokens)
+        return self.config.seq_len // (self.config.views * self.config.view_tokens)
 
     @property
     def image_slot_tokens(self) -> int:
@@ -68,9 +70,19 @@ class Recipe:
         return self.image_rows * self.images_per_row
 
     @property
+    def hard_negatives(self) -> int:
+        """Places for hard negatives, one of each pair or none."""
+        return self.pairs if self.config.hard_negatives else 0
+
+    @property
     def pool_slots(self) -> int:
-        """First views, second views, captions, images: in this order."""
-        return 2 * self.pairs + 2 * self.images
+        """First views, second views, hard negatives, captions, images: in this order."""
+        return 2 * self.pairs + self.hard_negatives + 2 * self.images
+
+    @property
+    def caption_slot(self) -> int:
+        """The first caption's pooled slot; the images' follow the captions'."""
+        return 2 * self.pairs + self.hard_negatives
 
     def row_range(self, kind: str) -> slice:
         """The rows of one kind: "text", "masked", "pair" or "image"."""
@@ -92,7 +104,9 @@ class Batch:
         entity_embeds [B, M, E] float32, entity_positions [B, M] int64: entity vectors entering at tokens (−1: empty slot).
         query_embeds [B, Q, E] float32, query_positions [B, Q] int64: withheld mentions; query_entities [B, Q] int64 their rows in the store.
         pixel_values: [images, 3, size, size] float32.
+        negative_embeds [K, E] float32, negative_entities [K] int64: entities drawn from the whole store.
         pair_content, image_content: content ids of the pairs and images, int64; pair_valid, image_valid: 1 where a slot is filled, float32.
+        hard_content, hard_valid: the same of the hard negatives, [0] where the recipe has none.
         samples: {stream: global sample positions}, to name what a batch was made of.
     """
 
@@ -106,9 +120,13 @@ class Batch:
     query_embeds: torch.Tensor
     query_positions: torch.Tensor
     query_entities: torch.Tensor
+    negative_embeds: torch.Tensor
+    negative_entities: torch.Tensor
     pixel_values: torch.Tensor
     pair_content: torch.Tensor
     pair_valid: torch.Tensor
+    hard_content: torch.Tensor
+    hard_valid: torch.Tensor
     image_content: torch.Tensor
     image_valid: torch.Tensor
     samples: dict[str, np.ndarray]
@@ -137,6 +155,9 @@ class BatchBuilder:
         self.pixels = np.zeros((recipe.images, 3, image_size, image_size), np.float32)
         self.pair_content = np.zeros(recipe.pairs, np.int64)
         self.pair_valid = np.zeros(recipe.pairs, np.float32)
+        self.hard_content = np.zeros(recipe.hard_negatives, np.int64)
+        self.hard_valid = np.zeros(recipe.hard_negatives, np.float32)
+        self.negative_rows = np.zeros(recipe.entity_negatives, np.int64)
         self.image_content = np.zeros(recipe.images, np.int64)
         self.image_valid = np.zeros(recipe.images, np.float32)
 
@@ -184,6 +205,7 @@ class BatchBuilder:
         """The batch as tensors; `vectors` is the entity table [entities, E], looked up for this batch's mentions only."""
         entity_embeds = self._lookup(vectors, self.entity_rows, self.entity_positions)
         query_embeds = self._lookup(vectors, self.query_rows, self.query_positions)
+        negative_embeds = self._lookup(vectors, self.negative_rows, np.zeros_like(self.negative_rows))
         return Batch(
             input_ids=torch.from_numpy(self.input_ids),
             position_ids=torch.from_numpy(self.position_ids),
@@ -195,9 +217,13 @@ class BatchBuilder:
             query_embeds=query_embeds,
             query_positions=torch.from_numpy(self.query_positions),
             query_entities=torch.from_numpy(self.query_rows),
+            negative_embeds=negative_embeds,
+            negative_entities=torch.from_numpy(self.negative_rows),
             pixel_values=torch.from_numpy(self.pixels),
             pair_content=torch.from_numpy(self.pair_content),
             pair_valid=torch.from_numpy(self.pair_valid),
+            hard_content=torch.from_numpy(self.hard_content),
+            hard_valid=torch.from_numpy(self.hard_valid),
             image_content=torch.from_numpy(self.image_content),
             image_valid=torch.from_numpy(self.image_valid),
             samples=samples,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
+import xxhash
 
 from rwtrain.config.schema import AugmentConfig
 from rwtrain.data.augment import DRAWS, augmented
@@ -14,7 +17,7 @@ from rwtrain.data.shards import ShardDataset
 from rwtrain.data.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, MASK_ID
 from rwtrain.errors import DataError
 
-STREAM_MASK, STREAM_SPAN, STREAM_WITHHOLD, STREAM_AUGMENT = 11, 12, 13, 14
+STREAM_MASK, STREAM_SPAN, STREAM_WITHHOLD, STREAM_AUGMENT, STREAM_NEGATIVE = 11, 12, 13, 14, 15
 MAX_MENTIONS_PER_ROW = 1 << 12  # of one row, for distinct random keys
 
 
@@ -66,15 +69,20 @@ class TextStream:
 
 
 class PairStream:
-    """Two adjacent spans of one document as positives (Cheng et al. 2023; Izacard et al. 2022 crop independently instead)."""
+    """Two adjacent spans of one document as positives (Cheng et al. 2023; Izacard et al. 2022 crop independently instead).
 
-    def __init__(self, dataset: ShardDataset, *, view_tokens: int, seed: int) -> None:
+    Args:
+        twice: one span as both views, which then differ by dropout alone (Gao et al. 2021).
+    """
+
+    def __init__(self, dataset: ShardDataset, *, view_tokens: int, seed: int, twice: bool = False) -> None:
         self.dataset, self.seed, self.view = dataset, seed, view_tokens - 1  # one place is for the begin mark
-        self.documents = np.flatnonzero(dataset.lengths - 2 >= 2 * max(4, self.view // 4))
+        self.spans = 1 if twice else 2
+        self.documents = np.flatnonzero(dataset.lengths - 2 >= self.spans * max(4, self.view // 4))
         if len(self.documents) == 0:
             raise DataError(
                 dataset.folder,
-                f"no document is long enough for two spans of {max(4, self.view // 4)} tokens",
+                f"no document is long enough for {self.spans} span(s) of {max(4, self.view // 4)} tokens",
                 "Set batch.pair_rows to 0, or prepare longer documents",
             )
 
@@ -85,20 +93,64 @@ class PairStream:
             row, place = rows.start + slot // recipe.pairs_per_row, slot % recipe.pairs_per_row * 2 * width
             document = int(self.documents[sample])
             usable = int(self.dataset.lengths[document]) - 2  # without begin and end marks
-            span = min(self.view, usable // 2)
-            first = 1 + int(random_uint64(self.seed, int(position), STREAM_SPAN)) % (usable - 2 * span + 1)
+            span = min(self.view, usable // self.spans)
+            first = 1 + int(random_uint64(self.seed, int(position), STREAM_SPAN)) % (usable - self.spans * span + 1)
             for view in range(2):
-                self._add_view(builder, row, place + view * width, document, first + view * span, span, slot + view * recipe.pairs)
+                begin = first + (view * span if self.spans == 2 else 0)
+                add_view(builder, self.dataset, row, at=place + view * width, document=document, first=begin, span=span, pool=slot + view * recipe.pairs)
             shard, index = self.dataset.locate(document)
             builder.pair_content[slot] = shard.content_id[index : index + 1].view(np.int64)[0]
             builder.pair_valid[slot] = 1
 
-    def _add_view(self, builder: BatchBuilder, row: int, at: int, document: int, first: int, span: int, pool: int) -> None:
-        tokens = np.concatenate(([BOS_ID], self.dataset.tokens(document, first, first + span)))
-        start = builder.add_segment(row, tokens, block_tokens=len(tokens), pool=pool, at=at)
-        for begin, end, entity in zip(*self.dataset.mentions(document), strict=True):
-            if first <= begin and end <= first + span:
-                builder.add_mention(row, start + 1 + np.arange(begin - first, end - first), int(entity))
+
+def add_view(builder: BatchBuilder, dataset: ShardDataset, row: int, *, at: int, document: int, first: int, span: int, pool: int) -> None:
+    """Tokens `first` to `first + span` of a document behind a begin mark, as one pooled block, with the mentions that lie in them."""
+    tokens = np.concatenate(([BOS_ID], dataset.tokens(document, first, first + span)))
+    start = builder.add_segment(row, tokens, block_tokens=len(tokens), pool=pool, at=at)
+    for begin, end, entity in zip(*dataset.mentions(document), strict=True):
+        if first <= begin and end <= first + span:
+            builder.add_mention(row, start + 1 + np.arange(begin - first, end - first), int(entity))
+
+
+class GivenPairStream:
+    """Pairs that `rwtrain pairs` wrote: documents of two texts, or of three with a hard negative, each from its begin mark to its end mark."""
+
+    def __init__(self, dataset: ShardDataset, *, view_tokens: int, seed: int) -> None:
+        self.dataset, self.seed, self.view = dataset, seed, view_tokens - 1
+        if dataset.manifest["provenance"].get("kind") != "pairs" or len(dataset) == 0:
+            raise DataError(dataset.folder, "holds no pairs", "Point data.pairs at a folder that `rwtrain pairs` wrote")
+
+    def fill(self, builder: BatchBuilder, rows: slice, positions: np.ndarray) -> None:
+        """Put the pairs at `positions` (pairs_per_row per row) into the batch."""
+        recipe, width = builder.recipe, builder.recipe.config.view_tokens
+        views = recipe.config.views
+        for slot, sample in enumerate(sample_at(positions, len(self.dataset), self.seed)):
+            document = int(sample)
+            row, place = rows.start + slot // recipe.pairs_per_row, slot % recipe.pairs_per_row * views * width
+            tokens = self.dataset.tokens(document)
+            bounds = np.append(np.flatnonzero(tokens == BOS_ID), len(tokens))
+            shard, index = self.dataset.locate(document)
+            if len(bounds) not in (3, 4):
+                raise DataError(self.dataset.folder, f"{len(bounds) - 1} texts in a pair", "Write the pairs again", record=shard.doc_id(index))
+            for view, (begin, end) in enumerate(itertools.pairwise(map(int, bounds[: views + 1]))):
+                span, pool = min(end - begin - 2, self.view), slot + view * recipe.pairs  # without its marks
+                add_view(builder, self.dataset, row, at=place + view * width, document=document, first=begin + 1, span=span, pool=pool)
+                if view == 2:
+                    builder.hard_content[slot] = xxhash.xxh3_64_intdigest(tokens[begin:end].tobytes()) >> 1
+                    builder.hard_valid[slot] = 1
+            builder.pair_content[slot] = shard.content_id[index : index + 1].view(np.int64)[0]
+            builder.pair_valid[slot] = 1
+
+
+class EntityStream:
+    """Entities drawn evenly from the whole store, as further negatives."""
+
+    def __init__(self, entities: int, *, seed: int) -> None:
+        self.entities, self.seed = entities, seed
+
+    def fill(self, builder: BatchBuilder, _: slice, positions: np.ndarray) -> None:
+        """Draw the entities at `positions` of the endless stream."""
+        builder.negative_rows[:] = (random_uint64(self.seed, positions, STREAM_NEGATIVE) % np.uint64(self.entities)).astype(np.int64)
 
 
 class ImageStream:
@@ -126,7 +178,7 @@ class ImageStream:
         recipe = builder.recipe
         caption = np.asarray(self.dataset.tokens(sample, 0, self.caption_tokens), np.int64)
         shard, index = self.dataset.locate(sample)
-        image_slot, caption_slot = 2 * recipe.pairs + recipe.images + slot, 2 * recipe.pairs + slot
+        image_slot, caption_slot = recipe.caption_slot + recipe.images + slot, recipe.caption_slot + slot
         tokens = np.concatenate((np.full(recipe.image_tokens, IMAGE_ID), caption))
         start = builder.add_segment(row, tokens, block_tokens=recipe.image_tokens, pool=image_slot, pool_tokens=recipe.image_tokens, at=place)
         builder.labels[row, start + recipe.image_tokens + 1 : start + len(tokens)] = caption[1:]

@@ -168,6 +168,7 @@ class RefinedWebPreTrainingOutput(ModelOutput):
         token_losses: cross-entropy of each label token in reading order, [T] without gradient.
         embeddings: L2-normalised embedding of each pooled slot, [N, C].
         entity_queries, entity_keys: L2-normalised mention states and projected entity vectors, [B, Q, C] each.
+        entity_negatives: L2-normalised projected vectors of further entities, [K, C].
         text_scale, image_scale, entity_scale: inverse temperatures, [1].
         image_bias: bias of the sigmoid image contrast, [1].
         gate_openness: mean 1 − g over occupied mention slots, per gate layer, without gradient.
@@ -178,6 +179,7 @@ class RefinedWebPreTrainingOutput(ModelOutput):
     embeddings: torch.Tensor | None = None
     entity_queries: torch.Tensor | None = None
     entity_keys: torch.Tensor | None = None
+    entity_negatives: torch.Tensor | None = None
     text_scale: torch.Tensor | None = None
     image_scale: torch.Tensor | None = None
     entity_scale: torch.Tensor | None = None
@@ -202,6 +204,7 @@ class RefinedWebForPreTraining(RefinedWebForCausalLM):
         entity_positions: torch.Tensor | None = None,
         query_embeds: torch.Tensor | None = None,
         query_positions: torch.Tensor | None = None,
+        negative_embeds: torch.Tensor | None = None,
     ) -> RefinedWebPreTrainingOutput:
         """Read one micro-batch.
 
@@ -210,6 +213,7 @@ class RefinedWebForPreTraining(RefinedWebForCausalLM):
             label_weights: [B, S] float32 weight of each label's loss.
             pool_ids: [B, S] pooled slot of each token, −1 for none; `pool_slots` is their number N.
             query_embeds: [B, Q, E] entity vectors to be recognised from context at `query_positions` [B, Q] (−1: empty slot).
+            negative_embeds: [K, E] vectors of further entities.
             Others: as in `RefinedWebModel.forward`.
         """
         outputs = self.model(
@@ -235,7 +239,11 @@ class RefinedWebForPreTraining(RefinedWebForCausalLM):
         if query_embeds is not None and query_positions is not None:
             index = query_positions.clamp(min=0)[..., None].expand(-1, -1, hidden_BSD.shape[-1])
             result.entity_queries = _normalize(self.entity_query(hidden_BSD.gather(1, index)))
-            result.entity_keys = _normalize(self.entity_key(unit_rms(query_embeds).to(hidden_BSD.dtype)))
+            keys = query_embeds.flatten(0, 1) if negative_embeds is None else torch.cat((query_embeds.flatten(0, 1), negative_embeds))
+            projected = _normalize(self.entity_key(unit_rms(keys).to(hidden_BSD.dtype)))
+            asked = query_positions.numel()
+            result.entity_keys = projected[:asked].view(*query_positions.shape, -1)
+            result.entity_negatives = None if negative_embeds is None else projected[asked:]
             result.entity_scale = self._inverse_temperature(self.entity_logit_scale)
         if outputs.gates is not None and entity_positions is not None:
             result.gate_openness = gate_openness(outputs.gates, entity_positions)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -242,40 +242,68 @@ def sigmoid_contrast(
     return (losses * valid).sum()
 
 
-def two_view_info_nce(first: torch.Tensor, second: torch.Tensor, content: torch.Tensor, valid: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+class Negatives(NamedTuple):
+    """Keys that are no query's positive.
+
+    Attributes:
+        features: L2-normalised, of this rank, [K, C]; those of all ranks are negatives.
+        content: content ids [K]; a query with the same one does not count it.
+        valid: 1 for real ones, 0 for empty places, [K].
+    """
+
+    features: torch.Tensor
+    content: torch.Tensor
+    valid: torch.Tensor
+
+
+def two_view_info_nce(
+    first: torch.Tensor, second: torch.Tensor, content: torch.Tensor, valid: torch.Tensor, scale: torch.Tensor, hard: Negatives | None = None
+) -> torch.Tensor:
     """InfoNCE over the 2N views of N items (Chen et al. 2020): view i and view i + N are positives, all other views negatives.
 
     Arguments as in `paired_info_nce`; Σ over local items of the mean over their two views, a scalar.
+
+    Args:
+        hard: texts that look like positives but are none, as further negatives of every view of the batch (Karpukhin et al. 2020; Gao et al. 2021).
     """
-    views, keys = torch.cat((first, second)), torch.cat((gather(first), gather(second)))
     items = torch.arange(len(first), device=first.device) + _rank_offset(len(first))
+    keys, key_content, key_valid = [gather(first), gather(second)], [gather(content)] * 2, [gather(valid)] * 2
+    total = len(keys[0])
+    if hard is not None:
+        keys, key_content, key_valid = [*keys, gather(hard.features)], [*key_content, gather(hard.content)], [*key_valid, gather(hard.valid)]
     losses = info_nce(  # a view shares its own content id, so it is never its own negative
-        views,
-        keys,
-        positive=torch.cat((items + len(keys) // 2, items)),
+        torch.cat((first, second)),
+        torch.cat(keys),
+        positive=torch.cat((items + total, items)),
         content=content.repeat(2),
-        key_content=gather(content).repeat(2),
-        key_valid=gather(valid).repeat(2) > 0,
+        key_content=torch.cat(key_content),
+        key_valid=torch.cat(key_valid) > 0,
         scale=scale,
     )
     return (losses * valid.repeat(2)).sum() / 2
 
 
-def entity_info_nce(states: torch.Tensor, vectors: torch.Tensor, entities: torch.Tensor, valid: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """InfoNCE of mention states against entity vectors; negatives are the other entities of all ranks' batches.
+def entity_info_nce(
+    states: torch.Tensor, vectors: torch.Tensor, entities: torch.Tensor, valid: torch.Tensor, scale: torch.Tensor, drawn: Negatives | None = None
+) -> torch.Tensor:
+    """InfoNCE of mention states against entity vectors; negatives are the other entities of all ranks' batches, and those that are drawn.
 
     Args:
         states, vectors: matching L2-normalised features [n, C] of this rank.
         entities: row of each entity in the store, [n]; mentions of one entity are not each other's negatives.
         valid: 1 for real mentions, 0 for empty slots, [n].
+        drawn: further entities, by their rows in the store.
     """
+    keys, key_content, key_valid = [gather(vectors)], [gather(entities)], [gather(valid)]
+    if drawn is not None:
+        keys, key_content, key_valid = [*keys, gather(drawn.features)], [*key_content, gather(drawn.content)], [*key_valid, gather(drawn.valid)]
     losses = info_nce(
         states,
-        gather(vectors),
+        torch.cat(keys),
         positive=torch.arange(len(states), device=states.device) + _rank_offset(len(states)),
         content=entities,
-        key_content=gather(entities),
-        key_valid=gather(valid) > 0,
+        key_content=torch.cat(key_content),
+        key_valid=torch.cat(key_valid) > 0,
         scale=scale,
     )
     return (losses * valid).sum()

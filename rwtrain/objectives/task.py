@@ -11,7 +11,7 @@ import torch
 
 from rwtrain.config.schema import ObjectivesConfig
 from rwtrain.data.recipe import Batch, Recipe
-from rwtrain.objectives.contrastive import entity_info_nce, paired_info_nce, sigmoid_contrast, two_view_info_nce
+from rwtrain.objectives.contrastive import Negatives, entity_info_nce, paired_info_nce, sigmoid_contrast, two_view_info_nce
 
 TOKEN_LOSSES = {"language_modelling": "text", "masked_modelling": "masked", "captioning": "image"}  # loss -> row kind
 LOSSES = (*TOKEN_LOSSES, "text_contrast", "image_contrast", "entity_alignment")
@@ -149,24 +149,29 @@ class PretrainingTask:
             entity_positions=batch.entity_positions if knowledge else None,
             query_embeds=batch.query_embeds if knowledge else None,
             query_positions=batch.query_positions if knowledge else None,
+            negative_embeds=batch.negative_embeds if recipe.entity_negatives else None,
         )
 
     def _features(self, out: Any) -> dict[str, torch.Tensor]:
         """What the contrasts compare in a `RefinedWebPreTrainingOutput`, by name; all but the `SCALARS` have a row for each item."""
         recipe = self.recipe
-        first, second, captions, pictures = out.embeddings.split([recipe.pairs, recipe.pairs, recipe.images, recipe.images])
+        first, second, hard, captions, pictures = out.embeddings.split([recipe.pairs, recipe.pairs, recipe.hard_negatives, recipe.images, recipe.images])
         features = {"first": first, "second": second, "text_scale": out.text_scale}
+        if recipe.hard_negatives:
+            features["hard"] = hard
         features |= {"captions": captions, "pictures": pictures, "image_scale": out.image_scale}
         if out.image_bias is not None:
             features["image_bias"] = out.image_bias
         if out.entity_queries is not None:
             states, vectors = out.entity_queries.flatten(0, 1), out.entity_keys.flatten(0, 1)
             features |= {"entity_states": states, "entity_vectors": vectors, "entity_scale": out.entity_scale}
+        if out.entity_negatives is not None:
+            features["entity_negatives"] = out.entity_negatives
         return features
 
     @staticmethod
     def _targets(batch: Batch) -> dict[str, torch.Tensor]:
-        names = ("pair_content", "pair_valid", "image_content", "image_valid")
+        names = ("pair_content", "pair_valid", "hard_content", "hard_valid", "image_content", "image_valid", "negative_entities")
         queried = {"entities": batch.query_entities.flatten(), "asked": (batch.query_positions >= 0).float().flatten()}
         return {name: getattr(batch, name) for name in names} | queried
 
@@ -175,13 +180,18 @@ class PretrainingTask:
         target = {name: torch.cat([part[name] for part in targets]) for name in targets[0]}
         text = image = entity = features["text_scale"].sum() * 0
         if self.recipe.pairs:
-            text = two_view_info_nce(features["first"], features["second"], target["pair_content"], target["pair_valid"], features["text_scale"])
+            hard = Negatives(features["hard"], target["hard_content"], target["hard_valid"]) if "hard" in features else None
+            views = (features["first"], features["second"], target["pair_content"], target["pair_valid"])
+            text = two_view_info_nce(*views, features["text_scale"], hard)
         if self.recipe.images:
             pairs = (features["pictures"], features["captions"], target["image_content"], target["image_valid"], features["image_scale"])
             image = sigmoid_contrast(*pairs, features["image_bias"]) if "image_bias" in features else paired_info_nce(*pairs)
         if "entity_states" in features:
             states, vectors = features["entity_states"], features["entity_vectors"]
-            entity = entity_info_nce(states, vectors, target["entities"], target["asked"], features["entity_scale"])
+            drawn = None
+            if "entity_negatives" in features:
+                drawn = Negatives(features["entity_negatives"], target["negative_entities"], torch.ones_like(target["negative_entities"], dtype=torch.float32))
+            entity = entity_info_nce(states, vectors, target["entities"], target["asked"], features["entity_scale"], drawn)
         total = factors[3] * text + factors[4] * image + factors[5] * entity
         return total, torch.stack([value.detach().double() for value in (text, image, entity)])
 

@@ -120,10 +120,11 @@ def micro_batch_flops(config: RefinedWebConfig, recipe: Recipe, *, label_tokens:
         mentions, queries = recipe.rows * recipe.config.mentions_per_row, recipe.rows * recipe.config.queries_per_row
         gates = FORWARD_AND_BACKWARD * len(config.gate_layers) * 2 * mentions * 2 * width * width
         projection = WEIGHT_ONLY * 2 * mentions * config.entity_dim * width
-        heads = (FORWARD_AND_BACKWARD * width + WEIGHT_ONLY * config.entity_dim) * 2 * queries * config.embedding_dim
+        keys = queries + recipe.entity_negatives
+        heads = 2 * (FORWARD_AND_BACKWARD * width * queries + WEIGHT_ONLY * config.entity_dim * keys) * config.embedding_dim
         found["knowledge"] = float(gates + projection + heads)
-        found["contrast"] += _similarities(queries, queries * world_size, config.embedding_dim)
-    found["contrast"] += _similarities(2 * recipe.pairs, 2 * recipe.pairs * world_size, config.embedding_dim)
+        found["contrast"] += _similarities(queries, keys * world_size, config.embedding_dim)
+    found["contrast"] += _similarities(2 * recipe.pairs, (2 * recipe.pairs + recipe.hard_negatives) * world_size, config.embedding_dim)
     found["contrast"] += 2 * _similarities(recipe.images, recipe.images * world_size, config.embedding_dim)
     return found
 

@@ -39,6 +39,7 @@ class Inputs:
 
     tokenizer: Tokenizer
     text: ShardDataset
+    pairs: ShardDataset | None
     images: ShardDataset | None
     vectors: np.ndarray | None
     vectors_hash: str | None
@@ -67,6 +68,9 @@ def open_inputs(config: TrainConfig, *, verify: bool) -> Inputs:
         store = EntityStore.open(config.data.entity_store)
         vectors, vectors_hash, store_hash = store.vectors, store.vectors_hash, store.hash
     text = open_dataset(config.data.text, tokenizer, verify=verify, entity_store_hash=store_hash)
+    pairs = None
+    if config.data.pairs is not None and config.batch.pair_rows and config.batch.pair_views == "given":
+        pairs = open_dataset(config.data.pairs, tokenizer, verify=verify, entity_store_hash=store_hash)
     images, image_size, image_tokens = None, 0, 0
     if config.data.images is not None and config.batch.image_rows:
         images = open_dataset(config.data.images, tokenizer, verify=verify, entity_store_hash=store_hash)
@@ -77,7 +81,7 @@ def open_inputs(config: TrainConfig, *, verify: bool) -> Inputs:
             f"an image ({image_tokens} tokens) and two captions of {config.batch.caption_tokens} tokens do not fit a row of "
             f"{config.batch.seq_len}: raise batch.seq_len or lower batch.caption_tokens."
         )
-    return Inputs(tokenizer, text, images, vectors, vectors_hash, image_size, image_tokens)
+    return Inputs(tokenizer, text, pairs, images, vectors, vectors_hash, image_size, image_tokens)
 
 
 class ImageShape(NamedTuple):
@@ -154,6 +158,7 @@ def make_loader(config: TrainConfig, inputs: Inputs, *, rank: int, world_size: i
         rank=rank,
         world_size=world_size,
         text=inputs.text,
+        pairs=inputs.pairs,
         images=inputs.images,
         vectors=inputs.vectors,
         image_size=inputs.image_size,
@@ -162,7 +167,7 @@ def make_loader(config: TrainConfig, inputs: Inputs, *, rank: int, world_size: i
 
 def identity(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
     """What a resumed run must share with the run it continues: data, tokenizer, entities, model, batch and seed."""
-    datasets = {"data.text": inputs.text, "data.images": inputs.images}
+    datasets = {"data.text": inputs.text, "data.images": inputs.images} | ({"data.pairs": inputs.pairs} if inputs.pairs else {})
     return {
         **{name: content_hash(dataset.folder / MANIFEST) if dataset else None for name, dataset in datasets.items()},
         "data.tokenizer": inputs.tokenizer.hash,

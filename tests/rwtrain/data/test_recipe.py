@@ -14,7 +14,9 @@ from rwtrain.data.recipe import Batch
 from rwtrain.data.shards import ShardDataset
 from rwtrain.data.tokenizer import IMAGE_ID, MASK_ID
 from rwtrain.errors import ConfigError, DataError
-from rwtrain.train.setup import make_loader, open_inputs
+from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
+from rwtrain.objectives.task import PretrainingTask
+from rwtrain.train.setup import make_loader, model_config, open_inputs
 
 
 def configured(settings: dict, *overrides: str) -> TrainConfig:
@@ -95,6 +97,52 @@ def test_pairs_are_adjacent_spans_of_one_document(batch: Batch, datasets: tuple[
         document = dataset.tokens(int(batch.pair_content[slot])).tolist()  # in this dataset the content id is the document's number
         joined = views[0] + views[1]
         assert any(document[start : start + len(joined)] == joined for start in range(len(document)))
+
+
+def test_given_pairs_come_with_their_hard_negatives(train_settings: dict, pair_shards: Path) -> None:
+    from rwtrain.data.tokenizer import BOS_ID
+
+    settings = {**train_settings, "data": {**train_settings["data"], "pairs": str(pair_shards)}}
+    settings["batch"] = {**settings["batch"], "pair_views": "given", "hard_negatives": True, "entity_negatives": 6}
+    config = configured(settings)
+    loader = make_loader(config, open_inputs(config, verify=True), rank=0, world_size=1)
+    found, dataset = loader.micro_batch(2, 0), ShardDataset(pair_shards)
+    by_content = {int(np.uint64(dataset.locate(index)[0].content_id[index]).view(np.int64)): dataset.tokens(index) for index in range(len(dataset))}
+    pairs = loader.recipe.pairs
+    assert pairs == 2
+    seen = set()
+    for slot in range(pairs):
+        tokens = by_content[int(found.pair_content[slot])]
+        starts = np.flatnonzero(tokens == BOS_ID)
+        for view, (start, end) in enumerate(zip(starts, [*starts[1:], len(tokens)], strict=True)):
+            pooled = found.input_ids[found.pool_ids == slot + view * pairs].tolist()
+            assert pooled == tokens[start : end - 1][:16].tolist()
+        assert found.hard_valid[slot] == (len(starts) == 3)
+        seen.add(len(starts))
+    parts = [make_loader(config, open_inputs(config, verify=False), rank=rank, world_size=2).micro_batch(2, 0).negative_entities for rank in range(2)]
+    assert torch.equal(torch.cat(parts), found.negative_entities)
+    assert torch.equal(found.negative_embeds, torch.from_numpy(np.array(open_inputs(config, verify=False).vectors[found.negative_entities])))
+    config = configured({**settings, "data": {**settings["data"], "pairs": settings["data"]["text"]}})
+    with pytest.raises(DataError, match="holds no pairs"):
+        make_loader(config, open_inputs(config, verify=False), rank=0, world_size=1)
+
+
+def test_dropout_views_are_one_span_twice(train_settings: dict) -> None:
+    settings = {**train_settings, "batch": {**train_settings["batch"], "pair_views": "dropout"}}
+    with pytest.raises(ValueError, match="attention_dropout above 0"):
+        configured(settings)
+    config = configured({**settings, "model": {**settings["model"], "attention_dropout": 0.1}})
+    inputs = open_inputs(config, verify=False)
+    found = make_loader(config, inputs, rank=0, world_size=1).micro_batch(0, 0)
+    for slot in range(4):
+        views = [found.input_ids[found.pool_ids == index].tolist() for index in (slot, slot + 4)]
+        assert views[0] == views[1]
+        assert len(views[0]) == 16
+    torch.manual_seed(0)
+    model = RefinedWebForPreTraining._from_config(model_config(config, inputs)).train()
+    task = PretrainingTask(make_loader(config, inputs, rank=0, world_size=1).recipe, config.objectives, replicas=1)
+    features = task._features(task._read(model, found, [0.0] * 3))
+    assert not torch.equal(features["first"], features["second"])
 
 
 def test_image_rows_pool_the_image_and_the_caption_apart(batch: Batch) -> None:

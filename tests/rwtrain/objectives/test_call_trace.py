@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +82,22 @@ def test_the_sigmoid_form_is_asked_for_in_the_configuration(train_settings: dict
     assert model.image_logit_bias.grad.abs().sum() > 0
     images = float(batch.image_valid.sum())
     assert output.sums[LOSSES.index("image_contrast")] / images > 0
+
+
+def test_ranks_with_different_kinds_of_data_never_hang_and_equal_one_rank(train_settings: dict, tmp_path: Path) -> None:
+    """Text only, images only and no mentions on different ranks, 1, 2 and 3 of them under ZeRO-3."""
+    from launch.local import run_ranks
+
+    rows = {f"{kind}_rows": 6 for kind in ("text", "masked", "pair", "image")}
+    settings = {**train_settings, "run": str(tmp_path), "batch": {**train_settings["batch"], **rows, "entity_negatives": 6}}
+    found = {}
+    for processes in (1, 2, 3):
+        out = tmp_path / f"{processes}.json"
+        assert run_ranks([sys.executable, str(Path(__file__).with_name("mixed_worker.py")), json.dumps(settings), str(out)], processes=processes) == 0
+        found[processes] = json.loads(out.read_text())
+        assert found[processes]["same_trace"] == [True] * 3
+    for processes in (2, 3):
+        for step in range(3):
+            assert found[processes]["losses"][step] == pytest.approx(found[1]["losses"][step], rel=1e-5)
+        assert found[processes]["norms"] == pytest.approx(found[1]["norms"], rel=1e-4)
+    assert all(loss > 0 for loss in found[1]["losses"][0])

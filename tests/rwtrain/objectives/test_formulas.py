@@ -12,7 +12,7 @@ from rwtrain.knowledge.transe import distance
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
 from rwtrain.model.heads_refinedweb import WeightedLinearCrossEntropy
 from rwtrain.model.modeling_refinedweb import RefinedWebDecoderLayer, RefinedWebEntityGate, eager_attention_forward
-from rwtrain.objectives.contrastive import entity_info_nce, paired_info_nce, two_view_info_nce
+from rwtrain.objectives.contrastive import Negatives, entity_info_nce, paired_info_nce, two_view_info_nce
 
 DRAW = np.random.default_rng(0)
 
@@ -117,6 +117,34 @@ def test_two_view_info_nce_is_cross_entropy_over_positive_then_negatives() -> No
     first, second = torch.from_numpy(views).split(items)
     found = two_view_info_nce(first, second, torch.arange(items), torch.ones(items, dtype=torch.float64), torch.tensor([scale], dtype=torch.float64))
     assert found.item() / items == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+def test_hard_negatives_stand_below_the_line_of_every_view() -> None:
+    items, scale, content = 3, 4.0, [0, 1, 2]
+    views, hard, hard_content, present = normalised(2 * items, 8), normalised(3, 8), [10, 1, 12], [1.0, 1.0, 0.0]
+    expected = 0.0
+    for i in range(2 * items):
+        partner = (i + items) % (2 * items)
+        others = [views[j] for j in range(2 * items) if j not in (i, partner)]
+        others += [hard[k] for k in range(3) if present[k] and hard_content[k] != content[i % items]]
+        expected += -np.log(softmax(scale * np.array([views[i] @ key for key in (views[partner], *others)]))[0]) / 2
+    first, second = torch.from_numpy(views).split(items)
+    negatives = Negatives(torch.from_numpy(hard), torch.tensor(hard_content), torch.tensor(present))
+    inverse_temperature = torch.tensor([scale], dtype=torch.float64)
+    found = two_view_info_nce(first, second, torch.tensor(content), torch.ones(items, dtype=torch.float64), inverse_temperature, negatives)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_drawn_entities_are_further_negatives_unless_they_are_the_answer() -> None:
+    states, vectors, drawn, entities, drawn_entities = normalised(3, 8), normalised(3, 8), normalised(4, 8), [5, 6, 7], [9, 6, 5, 9]
+    expected = 0.0
+    for i in range(3):
+        others = [vectors[j] for j in range(3) if j != i] + [drawn[k] for k in range(4) if drawn_entities[k] != entities[i]]
+        expected += -np.log(softmax(3.0 * np.array([states[i] @ key for key in (vectors[i], *others)]))[0])
+    negatives = Negatives(torch.from_numpy(drawn), torch.tensor(drawn_entities), torch.ones(4))
+    scale = torch.tensor([3.0], dtype=torch.float64)
+    found = entity_info_nce(torch.from_numpy(states), torch.from_numpy(vectors), torch.tensor(entities), torch.ones(3), scale, negatives)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_paired_info_nce_averages_both_directions_and_skips_false_negatives() -> None:

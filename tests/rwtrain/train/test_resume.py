@@ -64,13 +64,15 @@ def test_saving_memory_changes_no_loss(tmp_path: Path, settings: dict, reference
     compare(losses(tmp_path / "run"), first_losses(reference), relative=1e-3)
 
 
-def test_accumulation_and_ranks_are_the_same_global_batch(tmp_path: Path, settings: dict) -> None:
-    """Every loss and the gradient: the contrasts see the whole global batch, by gradient caching where it is accumulated."""
+def test_accumulation_and_ranks_are_the_same_global_batch(tmp_path: Path, settings: dict, pair_shards: Path) -> None:
+    """Every loss and the gradient: the contrasts see the whole global batch, with hard and drawn negatives, by gradient caching where it is accumulated."""
+    data = {**settings["data"], "pairs": str(pair_shards)}
+    negatives = {"pair_views": "given", "hard_negatives": True, "entity_negatives": 8}
     found = {}
     for processes, accumulation in ((4, 1), (1, 4), (2, 2)):
         folder = tmp_path / f"{processes}x{accumulation}"
-        batch = {**settings["batch"], "accumulation": accumulation} | {f"{kind}_rows": 4 for kind in ("text", "masked", "pair", "image")}
-        train(folder, settings, processes=processes, steps=4, batch=batch, engine={"overlays": ["zero3", "fp32"]})
+        batch = {**settings["batch"], **negatives, "accumulation": accumulation} | {f"{kind}_rows": 4 for kind in ("text", "masked", "pair", "image")}
+        train(folder, settings, processes=processes, steps=4, batch=batch, data=data, engine={"overlays": ["zero3", "fp32"]})
         found[processes, accumulation] = {**losses(folder)}, [line["grad_norm"] for line in lines(folder).values()]
     expected_losses, expected_norms = found[4, 1]
     for run_losses, norms in found.values():
