@@ -171,6 +171,11 @@ class BatchBuilder:
             at: place in the row; default: behind the segments placed so far.
         """
         start = int(self._used[row]) if at is None else at
+        if start < self._used[row] or start + len(tokens) > self.input_ids.shape[1] or block_tokens > len(tokens):
+            raise ValueError(
+                f"row {row}: a segment of {len(tokens)} tokens (block of {block_tokens}) at place {start}, where {self._used[row]} of "
+                f"{self.input_ids.shape[1]} places are taken: segments must not overlap, and a block must lie inside its segment."
+            )
         part = slice(start, start + len(tokens))
         self.input_ids[row, part] = tokens
         self.position_ids[row, part] = np.arange(len(tokens))

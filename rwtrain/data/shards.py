@@ -122,7 +122,11 @@ class ShardWriter:
             self.close()
 
     def add(self, document: Document) -> None:
-        """Append one document."""
+        """Append one document; raises `DataError` for a mention outside of it."""
+        for start, end in zip(document.mention_start, document.mention_end, strict=True):
+            if not 0 <= start < end <= len(document.tokens):
+                problem = f"a mention of tokens {start} to {end} in a document of {len(document.tokens)}"
+                raise DataError(self.folder, problem, "Correct the spans: 0 <= start < end <= tokens", record=document.doc_id)
         self._rows.append(document)
         self._row_bytes += document.tokens.size * np.dtype(self.token_dtype).itemsize + sum(map(len, document.images)) + 64
         if self._row_bytes >= self.max_shard_bytes:
@@ -275,6 +279,27 @@ class ShardDataset:
         shard, row = self.locate(index)
         first, last = int(shard.token_offsets[row]), int(shard.token_offsets[row + 1])
         return shard.tokens[first + start : last if stop is None else min(first + stop, last)]
+
+    def check_mentions(self, entities: int | None = None) -> None:
+        """Raise `DataError` for a mention that lies outside its document, or names no row of a store of `entities`."""
+        for number, first in enumerate(self.shard_starts[:-1]):
+            shard, _ = self.locate(int(first))
+            counts = np.diff(shard.mention_offsets)
+            length = np.repeat(np.diff(shard.token_offsets), counts)
+            start, end, entity = shard.mention_start, shard.mention_end, shard.mention_entity
+            wrong = (start < 0) | (start >= end) | (end > length) | (entity < 0)
+            if entities is not None:
+                wrong |= entity >= entities
+            if wrong.any():
+                place = int(np.flatnonzero(wrong)[0])
+                row = int(np.searchsorted(shard.mention_offsets, place, side="right")) - 1
+                raise DataError(
+                    self.folder / self.manifest["shards"][number]["file"],
+                    f"{int(wrong.sum())} mentions lie outside their document or the entity store, the first: tokens {start[place]} to {end[place]} "
+                    f"of {length[place]}, entity {entity[place]}",
+                    "Write the dataset again with `rwtrain prep`",
+                    record=shard.doc_id(row),
+                )
 
     def mentions(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(start, end, entity row) of document `index`'s mentions, each [mentions] int32."""

@@ -15,7 +15,7 @@ from rwtrain.data.packing import PackingPlan, pack
 from rwtrain.data.recipe import BatchBuilder
 from rwtrain.data.shards import ShardDataset
 from rwtrain.data.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, MASK_ID
-from rwtrain.errors import DataError
+from rwtrain.errors import DataError, RWTrainError
 
 STREAM_MASK, STREAM_SPAN, STREAM_WITHHOLD, STREAM_AUGMENT, STREAM_NEGATIVE = 11, 12, 13, 14, 15
 MAX_MENTIONS_PER_ROW = 1 << 12  # of one row, for distinct random keys
@@ -171,7 +171,10 @@ class ImageStream:
         for slot, (position, sample) in enumerate(zip(positions, sample_at(positions, len(self.dataset), self.seed), strict=True)):
             row, place = rows.start + slot // recipe.images_per_row, slot % recipe.images_per_row * recipe.image_slot_tokens
             shard, index = self.dataset.locate(int(sample))
-            builder.pixels[slot] = self._pixels(shard.images(index)[0], int(position))
+            try:
+                builder.pixels[slot] = self._pixels(shard.images(index)[0], int(position))
+            except RWTrainError as error:
+                raise self._refused(shard.doc_id(index), error) from error
             self._add(builder, row, place, slot, int(sample))
 
     def _add(self, builder: BatchBuilder, row: int, place: int, slot: int, sample: int) -> None:
@@ -192,3 +195,7 @@ class ImageStream:
             return preprocess_image(encoded, self.image_size)
         draws = random_uniform(self.seed, np.arange(position * DRAWS, (position + 1) * DRAWS), STREAM_AUGMENT)
         return normalize(augmented(decode_image(encoded), self.image_size, self.augment, draws))
+
+    def _refused(self, document: str, error: Exception) -> DataError:
+        remedy = "`rwtrain prep` leaves out what does not decode: write the dataset with it, or remove this document"
+        return DataError(self.dataset.folder, str(error).rstrip("."), remedy, record=document)

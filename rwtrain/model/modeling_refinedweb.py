@@ -253,6 +253,21 @@ def image_blocks(input_ids: torch.Tensor, image_token_id: int, image_seq_length:
     return torch.where(is_image, block, -1)
 
 
+def check_blocks(position_ids: torch.Tensor, block_ids: torch.Tensor) -> None:
+    """Raise `ValueError` if a block [B, S] reaches over the end of a segment: its tokens would see another segment."""
+    position_ids = position_ids.expand_as(block_ids)
+    begins = torch.nn.functional.pad(position_ids[:, 1:] != position_ids[:, :-1] + 1, (1, 0))
+    inside = block_ids >= 0
+    row = torch.arange(len(block_ids), device=block_ids.device)[:, None].expand_as(block_ids)
+    blocks, block = torch.unique(torch.stack((row[inside], block_ids[inside]), dim=1), dim=0, return_inverse=True)
+    segment = begins.cumsum(1)[inside]
+    first = segment.new_full((len(blocks),), block_ids.shape[1]).scatter_reduce(0, block, segment, "amin")
+    last = segment.new_zeros(len(blocks)).scatter_reduce(0, block, segment, "amax")
+    if (first != last).any():
+        row_and_id = blocks[first != last][0].tolist()
+        raise ValueError(f"block_sequence_ids: row {row_and_id[0]}, block {row_and_id[1]} lies in several segments. Give every segment ids of its own.")
+
+
 class RefinedWebModel(RefinedWebPreTrainedModel):
     """The trunk with its image encoder, entity gates and embedding head."""
 
@@ -348,6 +363,8 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + seen
+        if block_sequence_ids is not None and not self.training and not torch.compiler.is_compiling():  # training batches are built without such
+            check_blocks(position_ids, block_sequence_ids)
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,

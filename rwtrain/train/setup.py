@@ -68,6 +68,8 @@ def open_inputs(config: TrainConfig, *, verify: bool) -> Inputs:
         store = EntityStore.open(config.data.entity_store)
         vectors, vectors_hash, store_hash = store.vectors, store.vectors_hash, store.hash
     text = open_dataset(config.data.text, tokenizer, verify=verify, entity_store_hash=store_hash)
+    if verify:
+        text.check_mentions(None if vectors is None else len(vectors))
     pairs = None
     if config.data.pairs is not None and config.batch.pair_rows and config.batch.pair_views == "given":
         pairs = open_dataset(config.data.pairs, tokenizer, verify=verify, entity_store_hash=store_hash)

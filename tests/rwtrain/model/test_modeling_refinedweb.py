@@ -139,6 +139,11 @@ def test_pooled_slots_equal_the_inference_interface(full: RefinedWebForPreTraini
 def test_wrong_inputs_are_refused(full: RefinedWebForPreTraining) -> None:
     with pytest.raises(ValueError, match="image placeholder"):
         full.model(torch.tensor([[5] * 8]), pixel_values=torch.randn(1, 3, 28, 28))
+    ids, positions = torch.arange(6, 18)[None], torch.cat((torch.arange(5), torch.arange(7)))[None]
+    for blocks in ([0] * 12, [3, 3, 3, -1, -1, -1, -1, -1, 3, 3, 3, 3]):
+        with pytest.raises(ValueError, match=r"row 0, block \d lies in several segments"):
+            full.model(ids, position_ids=positions, block_sequence_ids=torch.tensor([blocks]))
+    full.model(ids, position_ids=positions, block_sequence_ids=torch.tensor([[0] * 5 + [1] * 3 + [-1] * 4]))
     with pytest.raises(ValueError, match="gate_layers"):
         RefinedWebConfig(**SHAPE, entity_dim=4, gate_layers=[7])
     with pytest.raises(ValueError, match="norm_position"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -46,10 +45,11 @@ def without_mentions(batch: Batch) -> Batch:
     return dataclasses.replace(batch, **nothing)
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
+    """Train with the settings `arguments[0]`, JSON, and write what was found to the file `arguments[1]`."""
     ranks = distributed.start(600)
     share = PARTS // ranks.world_size
-    values = json.loads(sys.argv[1])
+    values = json.loads(arguments[0])
     config = TrainConfig.model_validate({**values, "batch": {**values["batch"], "accumulation": share}, "engine": {"overlays": ["zero3", "fp32"]}})
     inputs = open_inputs(config, verify=False)
     sixths = TrainConfig.model_validate({**values, "batch": {**values["batch"], "accumulation": 1}})
@@ -97,8 +97,5 @@ def main() -> None:
     ranks.barrier()
     distributed.stop()
     if ranks.is_main:
-        Path(sys.argv[2]).write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()
+        Path(arguments[1]).write_text(json.dumps(found))
+    return 0

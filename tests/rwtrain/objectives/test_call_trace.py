@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.forked_ranks import Job
 from rwtrain.config.schema import TrainConfig
 from rwtrain.data.recipe import Batch
 from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
 from rwtrain.objectives.task import LOSSES, PretrainingTask
 from rwtrain.train.setup import make_loader, model_config, open_inputs
+from tests.rwtrain.objectives import mixed_worker
 
 
 def trace(model: torch.nn.Module, task: PretrainingTask, batch: Batch) -> list[str]:
@@ -86,14 +87,13 @@ def test_the_sigmoid_form_is_asked_for_in_the_configuration(train_settings: dict
 
 def test_ranks_with_different_kinds_of_data_never_hang_and_equal_one_rank(train_settings: dict, tmp_path: Path) -> None:
     """Text only, images only and no mentions on different ranks, 1, 2 and 3 of them under ZeRO-3."""
-    from launch.local import run_ranks
-
     rows = {f"{kind}_rows": 6 for kind in ("text", "masked", "pair", "image")}
     settings = {**train_settings, "run": str(tmp_path), "batch": {**train_settings["batch"], **rows, "entity_negatives": 6}}
     found = {}
     for processes in (1, 2, 3):
         out = tmp_path / f"{processes}.json"
-        assert run_ranks([sys.executable, str(Path(__file__).with_name("mixed_worker.py")), json.dumps(settings), str(out)], processes=processes) == 0
+        job = Job([json.dumps(settings), str(out)], processes=processes, output=tmp_path / f"{processes}.log", main=mixed_worker.main)
+        assert job.wait() == [0] * processes, job.output.read_text()[-3000:]
         found[processes] = json.loads(out.read_text())
         assert found[processes]["same_trace"] == [True] * 3
     for processes in (2, 3):

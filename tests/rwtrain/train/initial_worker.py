@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -20,8 +19,9 @@ from rwtrain.train.setup import make_loader, model_config, open_inputs
 from rwtrain.train.zero import read_parameters
 
 
-def main() -> None:
-    values, stored, out = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+def main(arguments: list[str]) -> int:
+    """Settings as JSON, a folder for the weights, a file for what was found."""
+    values, stored, out = json.loads(arguments[0]), Path(arguments[1]), Path(arguments[2])
     ranks, found = distributed.start(600), {}
     config = TrainConfig.model_validate(values)
     inputs = open_inputs(config, verify=False)
@@ -66,13 +66,10 @@ def main() -> None:
     distributed.stop()
     if ranks.is_main:
         out.write_text(json.dumps(found))
+    return 0
 
 
 def _names(engine: object) -> list[list[str]]:
     from rwtrain.train.reshard import parameter_shapes
 
     return [list(group) for group in parameter_shapes(engine)]
-
-
-if __name__ == "__main__":
-    main()

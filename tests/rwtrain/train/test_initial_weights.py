@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from benchmarks.forked_ranks import Job
 from rwtrain.config.schema import InitConfig, TrainConfig
 from rwtrain.data.tokenizer import Tokenizer
 from rwtrain.errors import DataError
@@ -22,6 +22,7 @@ from rwtrain.objectives.task import PretrainingTask
 from rwtrain.train.initial_weights import plan_weights
 from rwtrain.train.setup import IDENTITY, make_loader, open_inputs, shape_model
 from tests.rwtrain.export.random_run import make_run
+from tests.rwtrain.train import initial_worker
 from tests.rwtrain.train.runs import losses, start, train
 
 VOCABULARY = 96
@@ -198,12 +199,10 @@ def test_another_tokenizer_is_noticed(llama: Path, tokenizer_file: Path) -> None
 
 def test_weights_reach_every_zero_stage_unrounded(tmp_path: Path, train_settings: dict) -> None:
     """Two ranks, in bf16 and fp32: the optimiser's values are the stored float32 ones, the model computes with them, and training goes on."""
-    from launch.local import run_ranks
-
-    worker = Path(__file__).with_name("initial_worker.py")
     out = tmp_path / "found.json"
-    command = [sys.executable, str(worker), json.dumps({**train_settings, "run": str(tmp_path / "run")}), str(tmp_path / "stored"), str(out)]
-    assert run_ranks(command, processes=2) == 0
+    arguments = [json.dumps({**train_settings, "run": str(tmp_path / "run")}), str(tmp_path / "stored"), str(out)]
+    job = Job(arguments, processes=2, output=tmp_path / "log", main=initial_worker.main)
+    assert job.wait() == [0, 0], job.output.read_text()[-3000:]
     found = json.loads(out.read_text())
     assert len(found) == 6
     for name, result in found.items():
