@@ -24,9 +24,11 @@ VERBS = {
     "plan": ("rwtrain.train.plan_command", "train", "work out the memory, time and cost of a training run before it starts"),
     "train": ("rwtrain.train.command", "train", "train a model with DeepSpeed"),
     "launch": ("launch.command", "train", "submit jobs to Slurm, ssh hosts, Kubernetes or this machine, and look after them"),
+    "finetune": ("rwtrain.finetune.command", "train", "fine-tune a model for a task, and judge it"),
     "checkpoint": ("rwtrain.train.checkpoint_command", "train", "list, verify, prune and convert the checkpoints of a run"),
     "eval": ("rwtrain.evaluate.command", "train", "evaluate a checkpoint, an export or a knowledge graph"),
     "export": ("rwtrain.export.command", "train", "write a Hugging Face folder from a checkpoint and prove that it loads"),
+    "import": ("rwtrain.export.import_command", "train", "turn an exported folder back into a training start"),
 }
 
 

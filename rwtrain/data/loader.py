@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,59 @@ def open_dataset(folder: str, tokenizer: Tokenizer, *, verify: bool, entity_stor
     return dataset
 
 
-class Loader:
+class StepBatches:
+    """Batches by step, and a thread that prepares the next ones.
+
+    Attributes:
+        accumulation: micro-batches of a step; prefetch: steps prepared ahead.
+    """
+
+    accumulation: int
+    prefetch: int
+
+    def micro_batch(self, step: int, index: int) -> Any:
+        """Micro-batch `index` (0 … accumulation − 1) of optimiser step `step` for this rank."""
+        raise NotImplementedError
+
+    def step_batches(self, step: int) -> list[Any]:
+        """All micro-batches of one optimiser step for this rank."""
+        return [self.micro_batch(step, index) for index in range(self.accumulation)]
+
+    def iterate(self, start: int, stop: int) -> Iterator[tuple[list[Any], float]]:
+        """Yield (micro-batches, seconds waited for them) for steps `start` to `stop`, prepared ahead by a thread."""
+        ready: queue.Queue[list[Any] | BaseException] = queue.Queue(self.prefetch)
+        closed = threading.Event()
+
+        def put(item: list[Any] | BaseException) -> None:
+            while not closed.is_set():
+                with contextlib.suppress(queue.Full):
+                    ready.put(item, timeout=0.1)
+                    return
+
+        def work() -> None:
+            try:
+                for step in range(start, stop):
+                    if closed.is_set():
+                        return
+                    put(self.step_batches(step))
+            except BaseException as error:  # handed to the training thread, which raises it
+                put(error)
+
+        worker = threading.Thread(target=work, name="loader", daemon=True)
+        worker.start()
+        try:
+            for _ in range(start, stop):
+                began = time.perf_counter()
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item, time.perf_counter() - began
+        finally:
+            closed.set()
+            worker.join()
+
+
+class Loader(StepBatches):
     """Batches by step: rank r takes its share of a global batch that does not depend on the number of ranks.
 
     Args:
@@ -107,40 +160,3 @@ class Loader:
             samples[kind] = np.arange(first, first + items)
             stream.fill(builder, self.recipe.row_range(kind) if kind != "entity" else slice(0), samples[kind])
         return builder.finish(self.vectors, samples)
-
-    def step_batches(self, step: int) -> list[Batch]:
-        """All micro-batches of one optimiser step for this rank."""
-        return [self.micro_batch(step, index) for index in range(self.accumulation)]
-
-    def iterate(self, start: int, stop: int) -> Iterator[tuple[list[Batch], float]]:
-        """Yield (micro-batches, seconds waited for them) for steps `start` to `stop`, prepared ahead by a thread."""
-        ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(self.prefetch)
-        closed = threading.Event()
-
-        def put(item: list[Batch] | BaseException) -> None:
-            while not closed.is_set():
-                with contextlib.suppress(queue.Full):
-                    ready.put(item, timeout=0.1)
-                    return
-
-        def work() -> None:
-            try:
-                for step in range(start, stop):
-                    if closed.is_set():
-                        return
-                    put(self.step_batches(step))
-            except BaseException as error:  # handed to the training thread, which raises it
-                put(error)
-
-        worker = threading.Thread(target=work, name="loader", daemon=True)
-        worker.start()
-        try:
-            for _ in range(start, stop):
-                began = time.perf_counter()
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item, time.perf_counter() - began
-        finally:
-            closed.set()
-            worker.join()

@@ -15,6 +15,7 @@ EPILOG = """examples:
   rwtrain eval zeroshot runs/demo/export --data test.parquet --classes classes.yaml --json
   rwtrain eval retrieval runs/demo --data data/images-held-out
   rwtrain eval sts runs/demo pairs.tsv
+  rwtrain eval glue runs/sst2/export SST-2/dev.tsv --train SST-2/train.tsv
   rwtrain eval kg runs/kg --split test
   rwtrain eval linking gold.jsonl --linker runs/linker --store runs/kg
 
@@ -29,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_zero_shot(actions.add_parser("zeroshot", help="zero-shot image classification, beside chance"))
     _configure_retrieval(actions.add_parser("retrieval", help="image-text recall@1, 5 and 10, beside chance"))
     _configure_sts(actions.add_parser("sts", help="correlation of sentence similarity with people's scores"))
+    _configure_glue(actions.add_parser("glue", help="official figures of a model fine-tuned by `rwtrain finetune`, beside simple baselines"))
     _configure_kg(actions.add_parser("kg", help="filtered link prediction of a knowledge graph's vectors"))
     _configure_linking(actions.add_parser("linking", help="entity linking against texts with gold mentions"))
 
@@ -74,6 +76,15 @@ def _configure_sts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help=".jsonl, .tsv or .csv file with sentence1, sentence2 and score")
     parser.add_argument("--no-untrained", action="store_true", help="leave out the comparison with an untrained model")
     _finish(parser, run_sts)
+
+
+def _configure_glue(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="FOLDER", help="RUN/export of a fine-tuning run")
+    parser.add_argument("file", type=Path, metavar="FILE", help="file of the task's format, with labels")
+    parser.add_argument("--train", type=Path, metavar="FILE", help="training file, for the baselines")
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help="write the predictions there")
+    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
+    _finish(parser, run_glue)
 
 
 def _configure_kg(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +146,23 @@ def run_sts(options: argparse.Namespace) -> int:
 
     model = open_model(options.model, device=options.device)
     return report(evaluate_similarity(model, options.file, compare_untrained=not options.no_untrained, progress=True), as_json=options.json)
+
+
+def run_glue(options: argparse.Namespace) -> int:
+    from rwtrain.finetune.files import read_examples
+    from rwtrain.finetune.predicting import Predictor, baselines, judge, write_predictions
+
+    predictor = Predictor.open(options.model, device=options.device)
+    task, labels = predictor.spec, tuple(predictor.task["labels"])
+    examples = read_examples(options.file, task, labels=labels)
+    predictions = predictor.predict(examples, progress=True)
+    if options.predictions is not None:
+        write_predictions(options.predictions, predictor.task, examples, predictions)
+    figures: dict[str, Any] = {"task": predictor.task["task"], "examples": len(examples), **judge(predictor.task, examples, predictions)}
+    if options.train is not None:
+        train = [example for example in read_examples(options.train, task, labels=labels) if example.label is not None or task.kind == "answer"]
+        figures["baselines"] = baselines(predictor.task, train, examples)
+    return report(figures, as_json=options.json)
 
 
 def run_kg(options: argparse.Namespace) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rwtrain.export.energy import Power, compute_lines
+from rwtrain.export.folder import CAUSAL, architecture
 from rwtrain.export.run import TrainedRun
 
 USAGE = """```python
@@ -29,6 +31,18 @@ scores = model.get_image_features(processor(images=image, mode="embed")["pixel_v
     **processor(text=["a photo of a shoe", "a photo of a bag"], mode="embed")).T
 caption = model.generate(**processor(images=image), max_new_tokens=20)
 """
+TASK_USAGE = """```python
+from transformers import pipeline
+
+{verb} = pipeline("{pipeline}", model="{name}", trust_remote_code=True)
+print({verb}({example}))
+```
+"""
+TASK_PIPELINES = {
+    "RefinedWebForSequenceClassification": ("text-classification", "classify", '"a sentence"'),
+    "RefinedWebForTokenClassification": ("token-classification", "classify", '"a sentence"'),
+    "RefinedWebForQuestionAnswering": ("question-answering", "answer", 'question="Who wrote it?", context="It was written by Ada."'),
+}
 INTENDED = """For research on, and as a starting point of, models of the texts it was trained on: continued pretraining, fine-tuning, retrieval by
 embeddings. What it was not measured on (see Evaluation), it should be assumed not to do."""
 LIMITS = """The model repeats what its training text says, with its errors, prejudices and gaps, and invents facts. Text it writes must be
@@ -44,6 +58,7 @@ def model_card(
     name: str,
     licence: str,
     linker: bool,
+    power: Power,
     parity: dict[str, Any] | None,
     evaluations: Mapping[str, Mapping[str, Any]],
 ) -> str:
@@ -53,13 +68,21 @@ def model_card(
         parameters: number of parameters, tied ones counted once.
         licence: identifier for the card's header, such as `apache-2.0`.
         linker: whether the entity linker is in the folder.
+        power: what a rank drew.
         parity: report of the parity check, None if it was not run.
         evaluations: figures of `rwtrain eval … --json` by title.
     """
     config, images = run.config, run.config.vision_config is not None
     tags = ["refinedweb", "feature-extraction", *(["image-text-to-text"] if images else []), *(["entity-linking"] if linker else [])]
     abilities = ["writes text", "embeds text", *(["embeds and describes images"] if images else []), *(["reads linked entities"] if config.entity_dim else [])]
-    header = f"---\nlicense: {licence}\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [{', '.join(tags)}]\n---"
+    own = architecture(config)
+    tag, verb, example = TASK_PIPELINES.get(own, ("text-generation", "", ""))
+    if own != CAUSAL:
+        abilities = ["was fine-tuned on " + str((run.task or {}).get("task", "a task"))]
+        usage = TASK_USAGE.format(name=name, pipeline=tag, verb=verb, example=example)
+    else:
+        usage = USAGE.format(name=name, link=", link=True" if linker else "", image=IMAGE_USAGE if images else "")
+    header = f"---\nlicense: {licence}\nlibrary_name: transformers\npipeline_tag: {tag}\ntags: [{', '.join(tags)}]\n---"
     sections = [
         header,
         f"# {name}",
@@ -67,11 +90,13 @@ def model_card(
         f"segments of up to {config.max_position_embeddings} tokens. It {', '.join(abilities)}.",
         "## Use",
         "Needs `torch`, `transformers` and `pillow`.",
-        USAGE.format(name=name, link=", link=True" if linker else "", image=IMAGE_USAGE if images else ""),
+        usage,
         "## Training data",
         "\n".join(_data_lines(run)) or "The training shards were not at hand when the model was exported.",
         "## Training",
         _table(_training_rows(run)),
+        "## Compute",
+        " ".join(compute_lines(run, power)),
         "## Evaluation",
         *[f"**{title}**\n\n{_table(_flat(figures))}" for title, figures in evaluations.items()],
         *([] if evaluations else ["No figures were given at export."]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import rwtrain.model
 from rwtrain.data.shards import ShardDataset
 from rwtrain.data.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, MASK_ID, PAD_ID
 from rwtrain.errors import DataError
+from rwtrain.export.run import TrainedRun
 from rwtrain.export.tokenizer import write_fast_tokenizer
 from rwtrain.files import write_json
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
-from rwtrain.model.linking_refinedweb import EntityLinker
+from rwtrain.model.linking_refinedweb import SETTINGS_FILE, EntityLinker
 
 LINKER_FOLDER = "linker"
 CODE_FILES = (
@@ -38,12 +40,29 @@ AUTO_MAP = {
 }
 
 
+CAUSAL = "RefinedWebForCausalLM"
+TASK_CLASSES = {
+    "RefinedWebForSequenceClassification": "AutoModelForSequenceClassification",
+    "RefinedWebForTokenClassification": "AutoModelForTokenClassification",
+    "RefinedWebForQuestionAnswering": "AutoModelForQuestionAnswering",
+}
+
+
+def architecture(config: RefinedWebConfig) -> str:
+    """The class whose weights a run trains: `CAUSAL` (pretraining, embeddings) or a key of `TASK_CLASSES` (fine-tuning)."""
+    named = (config.architectures or [CAUSAL])[0]
+    return named if named in TASK_CLASSES else CAUSAL
+
+
 def write_config(folder: Path, config: RefinedWebConfig, *, dtype: str) -> None:
-    """`config.json` with the auto classes, and `generation_config.json`."""
-    settings = config.to_dict()
+    """`config.json` with the auto classes; for a model that generates also `generation_config.json`."""
+    settings, own = config.to_dict(), architecture(config)
     settings.pop("_attn_implementation", None)
-    settings |= {"architectures": ["RefinedWebForCausalLM"], "auto_map": AUTO_MAP, "dtype": dtype}
+    kept = {key: value for key, value in AUTO_MAP.items() if own == CAUSAL or not key.startswith("AutoModelFor") or key == TASK_CLASSES[own]}
+    settings |= {"architectures": [own], "auto_map": kept, "dtype": dtype}
     write_json(folder / "config.json", settings)
+    if own != CAUSAL:
+        return
     generation = {
         "bos_token_id": BOS_ID,
         "eos_token_id": EOS_ID,
@@ -123,3 +142,25 @@ def copy_linker(source: Path, folder: Path, config: RefinedWebConfig, data: Shar
             source, f"it knows the entity store {linker.store_hash}, the training data was linked with {expected}", "Give the linker that prepared the data"
         )
     shutil.copytree(source, folder / LINKER_FOLDER, symlinks=False)
+
+
+def ship_knowledge(folder: Path, run: TrainedRun) -> None:
+    """The linker that the training data was linked with if it is still there, else one built from the run's entity store.
+
+    Raises:
+        DataError: the run was trained without knowledge, or neither is there.
+    """
+    store = (run.settings.get("data") or {}).get("entity_store")
+    if not run.config.entity_dim or not store:
+        raise DataError(run.folder, "trained without an entity store", "Leave --with-knowledge out")
+    data = run.datasets.get("text")
+    linked_with = (run.corpus.get("plan", {}).get("link") or {}).get("store")
+    if linked_with and (Path(linked_with) / SETTINGS_FILE).is_file():
+        copy_linker(Path(linked_with), folder, run.config, data)
+        return
+    from rwtrain.knowledge.linker import build_linker
+    from rwtrain.knowledge.store import EntityStore
+
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        build_linker(EntityStore.open(store), Path(name) / LINKER_FOLDER)
+        copy_linker(Path(name) / LINKER_FOLDER, folder, run.config, data)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers import PreTrainedModel
 
 from data_prep.linking import token_spans
 from rwtrain.data.images import preprocess_image
@@ -109,8 +110,44 @@ class TrainerReference:
         }
 
 
-def write_request(request: Path, folder: Path, reference: TrainerReference, *, isolated: bool) -> None:
+@dataclass
+class TaskReference:
+    """The outputs of a fine-tuned head, each text read alone.
+
+    Attributes:
+        auto_class: the name under which transformers loads the exported head.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    auto_class: str
+
+    @torch.no_grad()
+    def outputs(self, texts: list[str]) -> np.ndarray:
+        """All logits of all texts, end to end."""
+        self.model.eval()
+        found = []
+        for text in texts:
+            ids = torch.from_numpy(np.concatenate(([BOS_ID], self.tokenizer.encode(text)))[:MAX_TOKENS].astype(np.int64))[None]
+            found += [output.flatten() for output in self.model(input_ids=ids).to_tuple()]
+        return torch.cat(found).numpy()
+
+
+def write_request(request: Path, folder: Path, reference: TrainerReference | TaskReference, *, isolated: bool) -> None:
     """Write the inputs and the reference outputs of the comparison into the folder `request`."""
+    if isinstance(reference, TaskReference):
+        texts = list(TEXTS)
+        np.savez(request / "reference.npz", allow_pickle=False, task_logits=reference.outputs(texts))
+        settings: dict[str, Any] = {
+            "folder": str(folder.resolve()),
+            "isolated": isolated,
+            "auto_class": reference.auto_class,
+            "texts": texts,
+            "token_ids": [reference.tokenizer.encode(text).tolist() for text in texts],
+            "max_tokens": MAX_TOKENS,
+        }
+        (request / "request.json").write_text(json.dumps(settings), encoding="utf-8")
+        return
     config = reference.model.config
     texts, arrays = list(TEXTS), {}
     arrays["text_logits"] = reference.read([reference.segment(text) for text in texts])[0]
@@ -137,6 +174,7 @@ def write_request(request: Path, folder: Path, reference: TrainerReference, *, i
     settings = {
         "folder": str(folder.resolve()),
         "isolated": isolated,
+        "auto_class": None,
         "texts": texts,
         "token_ids": [reference.tokenizer.encode(text).tolist() for text in texts],
         "linked_texts": linked,
@@ -175,7 +213,7 @@ def _write_images(request: Path, count: int) -> list[str]:
     return names
 
 
-def run_parity(folder: Path, reference: TrainerReference, *, python: Path | None = None) -> dict[str, Any]:
+def run_parity(folder: Path, reference: TrainerReference | TaskReference, *, python: Path | None = None) -> dict[str, Any]:
     """Load `folder` in a clean process and compare; return the report.
 
     Args:

@@ -55,20 +55,24 @@ class Probe:
         import transformers
         from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
+        head = self.settings["auto_class"]
+        autos = (getattr(transformers, head),) if head else (AutoModelForCausalLM, AutoModel)
+
         torch.manual_seed(0)
         collected = _Collect()
         transformers.utils.logging.get_logger("transformers").addHandler(collected)
         folder, options = self.settings["folder"], {"trust_remote_code": True, "dtype": torch.float32, "output_loading_info": True}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            loaded: dict[str, Any] = {auto.__name__: auto.from_pretrained(folder, **options) for auto in (AutoModelForCausalLM, AutoModel)}
+            loaded: dict[str, Any] = {auto.__name__: auto.from_pretrained(folder, **options) for auto in autos}
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
             self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
         for name, (_, info) in loaded.items():
             self.problems += [f"{name}: {kind} {sorted(map(str, keys))}" for kind, keys in info.items() if keys]
         self.problems += [f"warning: {message}" for message in collected.messages]
         self.problems += [f"warning: {item.message}" for item in caught if issubclass(item.category, UserWarning)]
-        self.causal, self.base = (model.eval() for model, _ in loaded.values())
+        models = [model.eval() for model, _ in loaded.values()]
+        self.causal, self.base = models[0], models[-1]
 
     def compare(self, name: str, found: Any, mask: Any = None) -> None:
         """Note the largest difference between `found` and the reference array `name`, over real tokens only."""
@@ -110,6 +114,10 @@ class Probe:
         if self.tokenizer(texts, add_special_tokens=False)["input_ids"] != self.settings["token_ids"]:
             self.problems.append("the tokenizer's ids differ from sentencepiece's")
         with torch.no_grad():
+            if self.settings["auto_class"]:
+                rows = [self.processor(text=text, truncation=True, max_length=self.settings["max_tokens"]) for text in texts]
+                self.compare("task_logits", torch.cat([output.flatten() for row in rows for output in self.causal(**row).to_tuple()]))
+                return
             self.compare_logits("text_logits", texts)
             self.compare_embeddings("text_embeddings", texts)
             self.generate("text", **self.processor(text=texts[0]))

@@ -20,6 +20,7 @@ from rwtrain.train.metrics import read_metrics
 from rwtrain.train.zero import Parameter, read_parameters
 
 log = logging.getLogger(__name__)
+TASK_FILE = "task.json"  # what a fine-tuning run learnt
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class TrainedRun:
     def settings(self) -> dict[str, Any]:
         """The resolved training configuration."""
         return read_yaml(self.folder / "config.yaml")
+
+    @cached_property
+    def task(self) -> dict[str, Any] | None:
+        """What a fine-tuning run learnt; None for pretraining."""
+        path = self.folder / TASK_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     @property
     def seq_len(self) -> int:

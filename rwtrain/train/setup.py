@@ -187,17 +187,25 @@ def check_identity(config: TrainConfig, inputs: Inputs) -> None:
     Raises:
         ConfigError: names every setting that differs.
     """
-    path = Path(config.run) / IDENTITY
-    if not path.is_file() or not entries(Path(config.run)):
+    before, now = recorded_identity(Path(config.run)), identity(config, inputs)
+    if before is None:
         return
-    before, now = json.loads(path.read_text(encoding="utf-8")), identity(config, inputs)
     now |= _gone(config, before)
     before = {f"model.{key}": value for key, value in ModelConfig().model_dump(mode="json").items() if f"model.{key}" in now} | before  # of an older release
+    refuse_changes(Path(config.run), before, now)
+
+
+def recorded_identity(run: Path) -> dict[str, Any] | None:
+    """The identity of a run that has checkpoints, None for a new one."""
+    path = run / IDENTITY
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() and entries(run) else None
+
+
+def refuse_changes(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `ConfigError` that names every setting in which a run's identity has changed."""
     changed = [f"{name} ({_shown(before.get(name))} then, {_shown(now.get(name))} now)" for name in sorted(before | now) if before.get(name) != now.get(name)]
     if changed:
-        raise ConfigError(
-            f"{config.run}: its checkpoints were made with other settings or data: {', '.join(changed)}. Restore them, or choose another `run` folder."
-        )
+        raise ConfigError(f"{run}: its checkpoints were made with other settings or data: {', '.join(changed)}. Restore them, or choose another `run` folder.")
 
 
 def _gone(config: TrainConfig, before: dict[str, Any]) -> dict[str, Any]:

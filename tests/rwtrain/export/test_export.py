@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +19,8 @@ from safetensors.torch import load_file, save_file
 import rwtrain.export.export as export_module
 from rwtrain.cli import main
 from rwtrain.errors import ConfigError, DataError, RWTrainError
-from rwtrain.evaluate.model import open_model
+from rwtrain.evaluate.model import open_model, pad_rows
+from rwtrain.export.completeness import verify
 from rwtrain.export.export import export_run
 from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
 from tests.rwtrain.export.random_run import make_run
@@ -33,12 +35,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, train_settings: dict) -> tuple
 
 
 @pytest.fixture(scope="module")
-def exported(run: tuple[Path, RefinedWebForPreTraining], linker_folder: Path) -> Path:
+def exported(run: tuple[Path, RefinedWebForPreTraining]) -> Path:
     """An export of everything, made with the command line."""
     out, figures = run[0] / "exported", run[0] / "held-out text.json"
     figures.write_text('{"perplexity": 12.5, "image_to_text": {"recall@1": 0.25}, "unigram_perplexity": null}')
     python = ["--parity-python", str(CLEAN_PYTHON)] if CLEAN_PYTHON.exists() else []
-    options = ["--linker", str(linker_folder), "--max-shard-size", "60KB", "--licence", "cc-by-sa-4.0", "--evaluation", str(figures)]
+    options = ["--with-knowledge", "--watts", "300", "--grid", "400", "--max-shard-size", "60KB", "--licence", "cc-by-sa-4.0", "--evaluation", str(figures)]
     assert main(["export", str(run[0]), "--out", str(out), *options, *python]) == 0
     return out
 
@@ -91,6 +93,8 @@ def test_model_card(exported: Path) -> None:
     assert "400 documents" in card
     assert "**held-out text**\n\n| | |\n|---|---|\n| perplexity | 12.5 |\n| image_to_text recall@1 | 0.25 |\n" in card
     assert "| rank-hours (steps only) | 0.5 |" in card
+    assert "At 300 W a rank that is 0.15 kWh, and at 400 g CO2e per kWh about 0.06 kg CO2e." in card
+    assert "The weights: cc-by-sa-4.0." in card
     assert str(exported.parent) not in card
 
 
@@ -104,6 +108,12 @@ def test_example_of_the_model_card_runs(exported: Path, tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert "The capital of" in finished.stdout
     assert -1 <= float(finished.stdout.split("similarity")[1].split()[0]) <= 1
+
+
+def test_list_of_files_is_whole(exported: Path) -> None:
+    listed = verify(exported)["files"]
+    assert {"config.json", "README.md", "linker/linker.safetensors", "tokenizer.json", "parity.json"} <= listed.keys()
+    assert verify(exported)["step"] == 7
 
 
 def test_export_again_replaces(exported: Path, run: tuple[Path, RefinedWebForPreTraining], tmp_path: Path) -> None:
@@ -164,6 +174,27 @@ def test_other_models(shape: dict, train_settings: dict, tmp_path: Path) -> None
     assert report["parity"]["max_abs_diff"] < 1e-3
     assert ("image_logits" in report["parity"]["differences"]) == (model.config.vision_config is not None)
     assert report["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_text_encoder_as_onnx(train_settings: dict, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    make_run(tmp_path / "run", train_settings, entity_dim=0, gate_layers=[], vision_config=None, image_seq_length=0, num_hidden_layers=1)
+    report = export_run(tmp_path / "run", tmp_path / "out", parity=False, onnx=True)
+    assert report["onnx"] < 1e-4
+    model = open_model(tmp_path / "run", device="cpu")
+    texts = ["a short one", "a longer sentence with more words in it"]
+    ids, mask = pad_rows([np.concatenate(([1], model.tokenizer.encode(text))) for text in texts])
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0]
+    assert np.abs(found - model.embed_texts(texts)).max() < 1e-4
+    assert "onnx/model.onnx" in verify(tmp_path / "out")["files"]
+
+
+def test_knowledge_of_a_run_without_any(train_settings: dict, tmp_path: Path) -> None:
+    make_run(tmp_path / "run", train_settings, entity_dim=0, gate_layers=[])
+    with pytest.raises(DataError, match="without an entity store"):
+        export_run(tmp_path / "run", tmp_path / "out", with_knowledge=True, parity=False)
 
 
 def test_checkpoint_of_another_model(run: tuple[Path, RefinedWebForPreTraining], tmp_path: Path) -> None:
