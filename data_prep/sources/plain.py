@@ -22,6 +22,7 @@ INDEX_SUFFIX = ".gzindex"
 INDEX_SPACING = 1 << 22
 PIECE = 1 << 20
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
 
 
 def open_plain(span: Span) -> BinaryIO:

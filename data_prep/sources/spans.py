@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from data_prep.inputs import size_of
@@ -59,7 +60,7 @@ def even(size: int, *, unit_bytes: int) -> Cuts:
     return Cuts([(start, stop, stop - start) for start, stop in itertools.pairwise(edges)])
 
 
-def at_places(places: list[int], size: int, *, unit_bytes: int) -> Cuts:
+def at_places(places: Iterable[int], size: int, *, unit_bytes: int) -> Cuts:
     """Stretches that begin at some of the ascending `places` (records that may not be split), of `unit_bytes` or a little more."""
     edges = [0]
     for place in places:

@@ -1,32 +1,29 @@
-"""Rows with a text column: JSON lines, text, Parquet, Arrow and saved datasets in stretches; other JSON and CSV by the `datasets` library."""
+"""Rows with a text column: JSON lines, text, CSV, Parquet, Arrow and saved datasets in stretches; other JSON by the `datasets` library."""
 
 from __future__ import annotations
 
 import json
-import lzma
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from data_prep.inputs import is_remote, size_of
 from data_prep.plan import TextSource
 from data_prep.records import Bad, Record
-from data_prep.sources import tables
-from data_prep.sources.plain import COMPRESSED, cut_plain, open_plain
+from data_prep.sources import csv_rows, tables
+from data_prep.sources.plain import COMPRESSED, UNREADABLE, cut_plain, open_plain
 from data_prep.sources.spans import Cuts, Span, even, whole
 
 FORMATS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".txt": "text"}
 JSON_LINES = (".jsonl", ".ndjson")
-UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
 
 
 def cut(source: TextSource, path: str, prefix: Path, *, unit_bytes: int) -> Cuts:
     kind = _format(source, path)
     if kind in ("parquet", "arrow"):
         return tables.cut(path, unit_bytes=unit_bytes)
+    if kind == "csv":
+        return csv_rows.cut(path, prefix, unit_bytes=unit_bytes, max_record_bytes=source.max_record_bytes)
     if kind == "text" or _is_json_lines(path):
         return cut_plain(path, prefix, unit_bytes=unit_bytes, cut=lambda _, size: even(size, unit_bytes=unit_bytes))
     return whole(size_of(path))
@@ -37,11 +34,13 @@ def read(source: TextSource, span: Span) -> Iterator[Record | Bad]:
     kind = _format(source, span.path)
     if kind in ("parquet", "arrow"):
         rows = tables.rows(span, [source.text_column, *([source.id_column] if source.id_column else [])], ["url"])
+    elif kind == "csv":
+        rows = csv_rows.rows(span, max_record_bytes=source.max_record_bytes)
     elif kind == "text" or _is_json_lines(span.path):
         rows = _line_rows(source, span, kind)
     else:
         rows = _dataset_rows(kind, span)
-    unit = "byte" if kind == "text" or _is_json_lines(span.path) else "row"
+    unit = "byte" if kind in ("csv", "text") or _is_json_lines(span.path) else "row"
     for item in rows:
         if isinstance(item, Bad):
             yield item
