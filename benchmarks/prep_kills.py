@@ -64,7 +64,7 @@ def small_plan(folder: Path) -> Path:
                 path = folder / Path(pair[kind]).name
                 path.write_bytes(_first_of_idx(gzip.decompress((ROOT / pair[kind]).read_bytes()), IMAGES))
                 pair[kind] = str(path)
-    plan["tokenizer"]["vocab_size"] = 1000
+    plan["tokenizer"]["vocab_size"] = 2000
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump(plan), encoding="utf-8")
     return path

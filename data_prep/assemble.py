@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_prep.plan import Plan
 from data_prep.work import key_of
-from rwtrain.data.shards import MANIFEST, Document, ShardWriter
+from rwtrain.data.shards import MANIFEST, ShardWriter
 from rwtrain.data.tokenizer import Tokenizer
 from rwtrain.files import atomic_folder, content_hash
 
@@ -52,18 +53,22 @@ def write_datasets(plan: Plan, folder: Path, units: Sequence[TokenisedUnit], tok
     datasets = []
     for kind in KINDS:
         mine = [unit for unit in units if unit.kind == kind]
+        manifests: dict[str, dict[str, Any]] = {}
+        missing: dict[str, str] = {}
         for split in SPLITS:
-            target = folder / kind / split
-            documents = sum(unit.result["documents"].get(split, 0) for unit in mine)
-            if documents == 0:
-                shutil.rmtree(target, ignore_errors=True)
+            if not any(unit.result["documents"].get(split, 0) for unit in mine):
+                shutil.rmtree(folder / kind / split, ignore_errors=True)
                 continue
             key = key_of("shards", plan.shards.model_dump(), split, tokenizer.hash, store_hash, [unit.result["hash"] for unit in mine])
-            manifest = _up_to_date(target, key)
-            if manifest is None:
-                with tqdm(total=documents, desc=f"{kind}/{split}"[:10].ljust(10), unit="doc", disable=quiet, mininterval=0.5) as bar:
-                    manifest = _write(plan, target, [unit.path for unit in mine], split, tokenizer, store_hash, key, bar)
-            datasets.append(Dataset(f"{kind}/{split}", target, manifest))
+            found = _up_to_date(folder / kind / split, key)
+            if found is None:
+                missing[split] = key
+            else:
+                manifests[split] = found
+        documents = sum(unit.result["documents"].get(split, 0) for unit in mine for split in missing)
+        with tqdm(total=documents, desc=f"{kind} shards"[:10].ljust(10), unit="doc", disable=quiet or not missing, mininterval=0.5) as bar:
+            manifests |= _write(plan, folder / kind, [unit.path for unit in mine], missing, tokenizer, store_hash, bar)
+        datasets += [Dataset(f"{kind}/{split}", folder / kind / split, manifests[split]) for split in SPLITS if split in manifests]
     return datasets
 
 
@@ -76,43 +81,30 @@ def _up_to_date(target: Path, key: str) -> dict[str, Any] | None:
     return manifest if whole and manifest["provenance"].get("key") == key else None
 
 
-def _write(plan: Plan, target: Path, paths: Sequence[Path], split: str, tokenizer: Tokenizer, store_hash: str | None, key: str, bar: tqdm) -> dict[str, Any]:
-    with atomic_folder(target) as temporary:
-        writer = ShardWriter(
-            temporary,
-            vocab_size=tokenizer.vocab_size,
-            tokenizer_hash=tokenizer.hash,
-            entity_store_hash=store_hash,
-            provenance={"corpus": plan.name, "split": split, "key": key},
-            max_shard_bytes=plan.shards.max_bytes,
-        )
+def _write(
+    plan: Plan, folder: Path, paths: Sequence[Path], keys: dict[str, str], tokenizer: Tokenizer, store_hash: str | None, bar: tqdm
+) -> dict[str, dict[str, Any]]:
+    """Write the splits that have a key, in one pass over the units; return their manifests."""
+    if not keys:
+        return {}
+    with ExitStack() as stack:
+        writers = {
+            split: ShardWriter(
+                stack.enter_context(atomic_folder(folder / split)),
+                vocab_size=tokenizer.vocab_size,
+                tokenizer_hash=tokenizer.hash,
+                entity_store_hash=store_hash,
+                provenance={"corpus": plan.name, "split": split, "key": key},
+                max_shard_bytes=plan.shards.max_bytes,
+            )
+            for split, key in keys.items()
+        }
         for path in paths:
             with pq.ParquetFile(str(path)) as file:
                 for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-                    bar.update(_add(writer, batch, split))
-        return writer.close()
-
-
-def _add(writer: ShardWriter, batch: Any, split: str) -> int:
-    chosen = [row for row, name in enumerate(batch.column("split").to_pylist()) if name == split]
-    columns = {name: batch.column(name) for name in batch.schema.names if name != "split"}
-    for row in chosen:
-        values = {name: column[row] for name, column in columns.items()}
-        writer.add(
-            Document(
-                doc_id=values["doc_id"].as_py(),
-                source=values["source"].as_py(),
-                language=values["language"].as_py(),
-                content_id=values["content_id"].as_py(),
-                tokens=values["tokens"].values.to_numpy(zero_copy_only=True),
-                mention_start=_integers(values["mention_start"]),
-                mention_end=_integers(values["mention_end"]),
-                mention_entity=_integers(values["mention_entity"]),
-                images=values["images"].as_py(),
-            )
-        )
-    return len(chosen)
-
-
-def _integers(scalar: Any) -> np.ndarray:
-    return scalar.values.to_numpy(zero_copy_only=True)
+                    splits = batch.column("split")
+                    for split, writer in writers.items():
+                        chosen = batch.filter(pc.equal(splits, split))
+                        writer.add_batch(chosen)
+                        bar.update(len(chosen))
+        return {split: writer.close() for split, writer in writers.items()}

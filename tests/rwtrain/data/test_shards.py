@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rwtrain.data.shards import Document, ShardDataset, ShardWriter
+from rwtrain.data.shards import Document, ShardDataset, ShardWriter, arrow_schema
 from rwtrain.errors import DataError
 
 
@@ -47,6 +47,43 @@ def test_what_goes_in_comes_out(folder: Path) -> None:
     assert shard.images(row) == [bytes([14, 0, 255])] * 2
     assert int(shard.content_id[row]) == 2**63 + 14
     assert (dataset.manifest["tokens"], dataset.manifest["mentions"], dataset.manifest["images"]) == (600, 40, sum(n % 3 for n in range(20)))
+
+
+def test_batches_give_the_same_files_as_documents_one_by_one(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    documents = [
+        Document(
+            doc_id=f"d{number}",
+            tokens=generator.integers(0, 90, generator.integers(2, 40)).astype(np.uint16),
+            content_id=number << 50,
+            source=f"http://ä.test/{number}",
+            language="de",
+            mention_start=[1] * (number % 3 > 0),
+            mention_end=[2] * (number % 3 > 0),
+            mention_entity=[number] * (number % 3 > 0),
+            images=[bytes(number)] * (number % 4),
+        )
+        for number in range(50)
+    ]
+    settings = {"vocab_size": 90, "tokenizer_hash": "t", "max_shard_bytes": 900}
+    with ShardWriter(tmp_path / "one", **settings) as writer:
+        for document in documents:
+            writer.add(document)
+    rows = [{name: getattr(document, name) for name in arrow_schema("uint16").names} for document in documents]
+    whole = pa.RecordBatch.from_pylist([{**row, "split": "train"} for row in rows], arrow_schema("uint16").append(pa.field("split", pa.large_string())))
+    with ShardWriter(tmp_path / "batches", **settings) as writer:
+        for start, count in ((0, 0), (0, 20), (20, 1), (21, 0), (21, 29)):
+            writer.add_batch(whole.slice(start, count))
+    with ShardWriter(tmp_path / "both", **settings) as writer:
+        writer.add_batch(whole.slice(0, 11))
+        for document in documents[11:30]:
+            writer.add(document)
+        writer.add_batch(whole.slice(30))
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(names) > 4
+    for other in ("batches", "both"):
+        assert sorted(path.name for path in (tmp_path / other).iterdir()) == names
+        assert all((tmp_path / other / name).read_bytes() == (tmp_path / "one" / name).read_bytes() for name in names)
 
 
 def test_tokens_are_views_of_the_file(folder: Path) -> None:
