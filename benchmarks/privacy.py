@@ -4,7 +4,7 @@ Planted values are made by seed and put between two words of real texts; one is 
 
 A replacement in the untouched texts is wrong if what was replaced is, where it stands, no e-mail address, IP address, telephone
 number, IBAN or card number: version and section numbers, message ids, users in URLs, rows of figures. Addresses and numbers that a
-text gives as examples are right. Every replacement of the full run was read and judged in its context, once; `privacy_judgements.txt` holds
+text gives as examples are right. Every replacement of the full run was read and judged in its context; `privacy_judgements.txt` holds
 the hash of each with its verdict (the hash, because the texts name real people). Replacements not judged yet are counted as such.
 """
 
