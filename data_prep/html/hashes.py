@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.html.compiled import compiled
+from data_prep.html.compiled import part
 
 START = np.uint64(0xCBF29CE484222325)
 STEP = np.uint64(0x100000001B3)
@@ -29,7 +29,7 @@ def table_of(values: dict[int, int], *, size: int) -> tuple[np.ndarray, np.ndarr
     return keys, found
 
 
-@compiled
+@part
 def look_up(key, keys, values, missing):
     """The value of a key."""
     mask = np.uint64(keys.size - 1)

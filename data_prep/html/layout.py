@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from data_prep.html.builder import BREAK, CLOSE, OPEN
 from data_prep.html.compiled import compiled
 from data_prep.html.tags import LI, LINE, MENU, OL, PREFORMATTED, SPACED, TD, TH, UL
-from data_prep.html.tree import BREAK, CLOSE, OPEN
 
 NOTHING, TAB, NEW_LINE, EMPTY_LINE = range(4)
 DEEPEST_LIST = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.html.compiled import compiled
+from data_prep.html.compiled import part
 
 # A word counts wherever it stands in a name; `^` asks for its beginning and `$` for its end to be those of a part of the name
 # (at a hyphen, underscore or space, or where small letters turn into capitals). A `?` makes the character before it optional.
@@ -52,7 +52,7 @@ def compile_words(words: tuple[str, ...], comment_words: tuple[str, ...]) -> tup
 STEPS, ENDS = compile_words(WORDS, COMMENT_WORDS)
 
 
-@compiled
+@part
 def _letter(byte):
     if 97 <= byte <= 122:
         return byte - 97
@@ -61,7 +61,7 @@ def _letter(byte):
     return 26 if byte == 45 or byte == 95 else 27
 
 
-@compiled
+@part
 def find_word(data, start, end, steps, ends):
     """0 if none of the words stands in a name, 1 if one does, 2 if it is one of comments; case does not count, and `_` is taken for `-`."""
     found = 0
@@ -84,7 +84,7 @@ def find_word(data, start, end, steps, ends):
     return found
 
 
-@compiled
+@part
 def _is_edge(before, after):
     """Whether a part of a name ends between two bytes."""
     one, other = _letter(before), _letter(after)

@@ -6,7 +6,7 @@ from html.entities import html5
 
 import numpy as np
 
-from data_prep.html.compiled import compiled
+from data_prep.html.compiled import part
 from data_prep.html.hashes import START, STEP, hash_of, look_up, table_of
 
 LONGEST_NAME, LONGEST_BARE_NAME = 32, 6
@@ -17,7 +17,7 @@ C1 = np.array([ord(bytes([code]).decode("cp1252", "ignore") or chr(code)) for co
 KEYS, VALUES = table_of({hash_of(name): ord(text[0]) + (ord(text[1]) << 21 if len(text) > 1 else 0) for name, text in html5.items()}, size=8192)
 
 
-@compiled
+@part
 def read_reference(data, position, end, keys, values, c1):
     """What a reference at `position` (an ampersand) stands for: (first byte after it, first character, second character or 0).
 
@@ -46,7 +46,7 @@ def read_reference(data, position, end, keys, values, c1):
     return bare_end, bare & 0x1FFFFF, bare >> 21
 
 
-@compiled
+@part
 def _number(data, position, end, c1):
     index = position + 2
     is_hex = index < end and (data[index] == 120 or data[index] == 88)

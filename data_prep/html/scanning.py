@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.html.compiled import compiled
+from data_prep.html.compiled import compiled, part
 from data_prep.html.hashes import START, STEP, hash_of
 from data_prep.html.noise import find_word
 from data_prep.html.references import read_reference
@@ -38,18 +38,20 @@ LESS_EVERYWHERE = LOWEST_BITS * np.uint64(60)
 
 # Kinds of bytes in text.
 PLAIN, BLANK, AMPERSAND, LESS, NUL, NO_BREAK, CONTINUATION, COMMA = range(8)
+# What stands instead of a character.
+TAG, NOTHING = np.int64(-1), np.int64(-2)
 KINDS = np.zeros(256, np.uint8)
 KINDS[[9, 10, 12, 13, 32]] = BLANK
 KINDS[[38, 60, 0, 0xC2, 44]] = AMPERSAND, LESS, NUL, NO_BREAK, COMMA
 KINDS[0x80:0xC0] = CONTINUATION
 
 
-@compiled
+@part
 def is_letter(byte):
     return 97 <= byte | 32 <= 122
 
 
-@compiled
+@part
 def _is_blank(byte):
     return byte == 32 or (9 <= byte <= 13 and byte != 11)
 
@@ -63,7 +65,7 @@ def count_replacements(data):
     return count
 
 
-@compiled
+@part
 def read_name(data, position, size):
     """(first byte after a tag's name, hash of the name in small letters)."""
     key = START
@@ -76,7 +78,7 @@ def read_name(data, position, size):
     return position, key
 
 
-@compiled
+@part
 def read_attributes(data, position, size, steps, ends):
     """(first byte after the tag, bits of what its attributes say); the first is `size` + 1 if the page ends inside the tag."""
     flags = np.uint32(0)
@@ -122,7 +124,7 @@ def read_attributes(data, position, size, steps, ends):
         flags |= _meaning(data, key, start, end, steps, ends)
 
 
-@compiled
+@part
 def _meaning(data, key, start, end, steps, ends):
     if key == CLASS:
         if _is_section(data, start, end):
@@ -151,14 +153,14 @@ def _meaning(data, key, start, end, steps, ends):
     return np.uint32(0)
 
 
-@compiled
+@part
 def _is_section(data, start, end):
     """Whether a class is `section` (Sphinx) or `sect1` to `sect5` (DocBook)."""
     length = end - start
     return length in (5, 7) and _find(data, start, start + 4, SECT) == start and (length == 5 or _find(data, start, end, SECTION_NAME) == start)
 
 
-@compiled
+@part
 def _value(data, start, end):
     key = START
     for index in range(start, end):
@@ -167,7 +169,7 @@ def _value(data, start, end):
     return key
 
 
-@compiled
+@part
 def _find(data, start, end, word):
     """Where a word in small letters stands first, `end` if nowhere."""
     for first in range(start, end - word.size + 1):
@@ -179,7 +181,7 @@ def _find(data, start, end, word):
     return end
 
 
-@compiled
+@part
 def _hides(data, start, end):
     """Whether a style says `display: none`."""
     position = _find(data, start, end, DISPLAY) + DISPLAY.size
@@ -188,7 +190,7 @@ def _hides(data, start, end):
     return position < end and _find(data, position, min(position + NONE.size, end), NONE) == position
 
 
-@compiled
+@part
 def skip_declaration(data, position, size):
     """First byte after what begins with `<!`, `<?` or `</` and is no tag: a comment, a document type, a processing instruction."""
     if position + 3 < size and data[position + 1] == 33 and data[position + 2] == 45 and data[position + 3] == 45:
@@ -210,7 +212,7 @@ def skip_declaration(data, position, size):
     return min(index + 1, size)
 
 
-@compiled
+@part
 def _find_less(data, words, position, size):
     """The next `<` at or after a position, `size` if there is none; `words` are the same bytes, eight at a time, as far as they go."""
     while position < size and position & 7:
@@ -229,7 +231,7 @@ def _find_less(data, words, position, size):
     return position
 
 
-@compiled
+@part
 def find_raw_end(data, words, position, size, name_start, name_end):
     """Where the end tag of an element with raw text begins, `size` if it has none; the element's name stands at `name_start`."""
     length = name_end - name_start
@@ -251,7 +253,7 @@ def find_raw_end(data, words, position, size, name_start, name_end):
     return size
 
 
-@compiled
+@part
 def _put(out, count, code):
     if code < 0x80:
         out[count] = code
@@ -272,7 +274,36 @@ def _put(out, count, code):
     return count + 4
 
 
-@compiled
+@part
+def _read_character(data, position, size, kind, preformatted, keys, values, c1):
+    """(First byte behind it, character, second character or 0) of what is no plain text; the character may be `TAG` or `NOTHING`."""
+    none = np.int64(0)
+    if kind == LESS:
+        if position + 1 < size:
+            after = data[position + 1]
+            if is_letter(after) or after == 47 or after == 33 or after == 63:
+                return position, TAG, none
+        return position + 1, np.int64(60), none
+    if kind == BLANK:
+        byte = np.int64(data[position])
+        if not preformatted:
+            return position + 1, np.int64(32), none
+        if byte != 13:
+            return position + 1, byte, none
+        return position + 1, NOTHING if position + 1 < size and data[position + 1] == 10 else np.int64(10), none
+    if kind == NUL:
+        return position + 1, NOTHING, none
+    if kind == NO_BREAK:
+        return position + 2, np.int64(32), none
+    behind, code, second = read_reference(data, position, size, keys, values, c1)
+    if behind == position:
+        return position + 1, np.int64(38), none
+    if code == 0xA0 or ((code == 9 or code == 10 or code == 12 or code == 13) and not preformatted):
+        code = np.int64(32)
+    return behind, code, second
+
+
+@part
 def copy_text(data, position, size, out, count, after_space, preformatted, kinds, keys, values, c1):
     """Copy text up to the next tag or comment, references resolved, white space collapsed unless it is preformatted.
 
@@ -282,10 +313,13 @@ def copy_text(data, position, size, out, count, after_space, preformatted, kinds
     while position < size:
         byte = data[position]
         kind = kinds[byte]
-        if kind == PLAIN:
+        if kind == NO_BREAK and (position + 1 == size or data[position + 1] != 0xA0):
+            kind = np.uint8(PLAIN)
+        if kind in (PLAIN, COMMA):
             out[count] = byte
             count += 1
             characters += 1
+            commas += kind == COMMA
             position += 1
             after_space = False
             continue
@@ -297,63 +331,12 @@ def copy_text(data, position, size, out, count, after_space, preformatted, kinds
             if (byte == 0x8C and (data[position - 2] == 0xBC or data[position - 2] == 0xD8)) or (byte == 0x81 and data[position - 2] == 0x80):
                 commas += 1
             continue
-        if kind == COMMA:
-            out[count] = byte
-            count += 1
-            characters += 1
-            commas += 1
-            position += 1
-            after_space = False
+        position, code, second = _read_character(data, position, size, kind, preformatted, keys, values, c1)
+        if code == TAG:
+            break
+        if code == NOTHING or (code == 32 and after_space and not preformatted):
             continue
-        if kind == LESS:
-            if position + 1 < size:
-                after = data[position + 1]
-                if is_letter(after) or after == 47 or after == 33 or after == 63:
-                    break
-            code, second = np.int64(byte), np.int64(0)
-            position += 1
-        elif kind == BLANK:
-            position += 1
-            if preformatted:
-                if byte == 13:
-                    if position < size and data[position] == 10:
-                        continue
-                    byte = np.uint8(10)
-                out[count] = byte
-                count += 1
-                characters += 1
-                after_space = False
-                continue
-            code, second = np.int64(32), np.int64(0)
-        elif kind == NUL:
-            position += 1
-            continue
-        elif kind == NO_BREAK:
-            if position + 1 < size and data[position + 1] == 0xA0:
-                code, second = np.int64(32), np.int64(0)
-                position += 2
-            else:
-                out[count] = byte
-                count += 1
-                characters += 1
-                position += 1
-                after_space = False
-                continue
-        else:
-            after_reference, code, second = read_reference(data, position, size, keys, values, c1)
-            if after_reference == position:
-                code, second = np.int64(38), np.int64(0)
-                position += 1
-            else:
-                position = after_reference
-                if code == 0xA0 or ((code == 9 or code == 10 or code == 12 or code == 13) and not preformatted):
-                    code = np.int64(32)
-        if code == 32:
-            if after_space and not preformatted:
-                continue
-            after_space = True
-        else:
-            after_space = False
+        after_space = code == 32 and not (preformatted and kind == BLANK)
         count = _put(out, count, code)
         characters += 1
         if second:
