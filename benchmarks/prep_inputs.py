@@ -9,8 +9,9 @@ from pathlib import Path
 
 from data_prep.extraction import Extract
 from data_prep.language import identify
-from data_prep.plan import ExtractNode, WarcSource
+from data_prep.plan import ExtractNode
 from data_prep.records import Record
+from data_prep.source_plan import WarcSource
 from data_prep.sources import warc
 from data_prep.sources.gzip_members import read_member
 from data_prep.sources.spans import whole_file

@@ -22,9 +22,10 @@ from benchmarks.prep_inputs import arguments, crawl, report, write_texts
 from benchmarks.privacy_planting import plant
 from data_prep.extraction import Extract
 from data_prep.hashing import hash64
-from data_prep.plan import ExtractNode, PrivacyNode, WarcSource, WikipediaSource
+from data_prep.plan import ExtractNode, PrivacyNode
 from data_prep.privacy import KINDS, Privacy, find
 from data_prep.records import Record
+from data_prep.source_plan import WarcSource, WikipediaSource
 from data_prep.sources import warc, wikipedia
 from data_prep.sources.spans import whole_file
 

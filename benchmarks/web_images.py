@@ -16,8 +16,8 @@ from pathlib import Path
 from urllib.parse import urldefrag, urljoin
 
 from benchmarks.prep_inputs import arguments, report
-from data_prep.plan import WarcImageSource
 from data_prep.records import Record
+from data_prep.source_plan import WarcImageSource
 from data_prep.sources import warc_images
 from data_prep.sources.survey import survey_here
 

@@ -25,11 +25,12 @@ from data_prep.filters.unicode import Unicode
 from data_prep.filters.url import Url
 from data_prep.hashing import hash64, hash64_of
 from data_prep.language import Language
-from data_prep.plan import PICTURE_KINDS, DedupNode, IdxSource, Plan, Source, WikipediaSource
+from data_prep.plan import DedupNode, Plan
 from data_prep.privacy import Privacy
 from data_prep.records import Bad, Record, Redirect, Removed, write_records
 from data_prep.redirects import write_redirects
 from data_prep.samples import MARGIN, STAGES_WITH_LIMITS, Sample, Sampler, StageFunction, as_json, moved_limits
+from data_prep.source_plan import PICTURE_KINDS, IdxSource, Source, WikipediaSource
 from data_prep.sources import read
 from data_prep.sources.spans import Span
 from data_prep.words import words_of

@@ -9,8 +9,9 @@ from typing import Any
 
 from data_prep.ingest import is_deduplicated, stages_for
 from data_prep.inputs import find_files, is_remote, size_of, version_of
-from data_prep.plan import PICTURE_KINDS, IdxSource, Plan, Source
+from data_prep.plan import Plan
 from data_prep.pool import Pool
+from data_prep.source_plan import PICTURE_KINDS, IdxSource, Source
 from data_prep.sources.spans import Span
 from data_prep.sources.survey import InputFile, files_of, spans_of, survey
 from data_prep.work import Unit, WorkFolder, code_hash, key_of

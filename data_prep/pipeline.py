@@ -22,11 +22,12 @@ from data_prep.jobs import Inputs, Job, describe_jobs, look_at_inputs, refuse_em
 from data_prep.linking import LinkInputs, link_inputs
 from data_prep.links import wiki_of
 from data_prep.packing_figures import measure_packing
-from data_prep.plan import DedupNode, Plan, WikipediaSource
+from data_prep.plan import DedupNode, Plan
 from data_prep.pool import Pool
 from data_prep.privacy import Privacy
 from data_prep.redirects import join_redirects
 from data_prep.report import write_report
+from data_prep.source_plan import WikipediaSource
 from data_prep.summary import Summary, as_json, summarise
 from data_prep.tokenise import Task, tokenise
 from data_prep.tokenizer_step import make_tokenizer

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from data_prep.plan import IdxSource, Plan
+from data_prep.plan import Plan
+from data_prep.source_plan import IdxSource
 from data_prep.sources import idx
 from rwtrain.files import atomic_path, write_text
 

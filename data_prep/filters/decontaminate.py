@@ -8,8 +8,9 @@ import numpy as np
 
 from data_prep.dedup.ngrams import ngram_hashes
 from data_prep.inputs import find_files
-from data_prep.plan import DecontaminateNode, TextSource
+from data_prep.plan import DecontaminateNode
 from data_prep.records import Record, Removed
+from data_prep.source_plan import TextSource
 from data_prep.sources import text as text_source
 from data_prep.sources.spans import whole_file
 from data_prep.words import split_words, words_of

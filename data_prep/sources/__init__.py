@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep.plan import IdxSource, Plan, Source
+from data_prep.plan import Plan
 from data_prep.records import Bad, Record, Redirect
+from data_prep.source_plan import IdxSource, Source
 from data_prep.sources import idx, image_text, text, warc, warc_images, wikipedia
 from data_prep.sources.spans import Span
 

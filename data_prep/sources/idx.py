@@ -15,8 +15,8 @@ from PIL import Image
 
 from data_prep.hashing import hash64
 from data_prep.inputs import open_input, size_of
-from data_prep.plan import IdxSource, LabelledImages
 from data_prep.records import Record
+from data_prep.source_plan import IdxSource, LabelledImages
 from data_prep.sources.plain import decompressed
 from data_prep.sources.spans import Cuts, Span
 from rwtrain.errors import DataError

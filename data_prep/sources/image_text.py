@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data_prep.plan import ImageTableSource, WebDatasetSource
 from data_prep.records import Bad, Record
+from data_prep.source_plan import ImageTableSource, WebDatasetSource
 from data_prep.sources import tables
 from data_prep.sources.plain import COMPRESSED, cut_plain, open_plain
 from data_prep.sources.spans import Cuts, Span, at_places

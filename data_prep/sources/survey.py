@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.inputs import find_files
-from data_prep.plan import IdxSource, Source
+from data_prep.source_plan import IdxSource, Source
 from data_prep.sources import READERS
 from data_prep.sources.spans import Cuts, Span
 from data_prep.work import WorkFolder

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.inputs import is_remote, size_of
-from data_prep.plan import TextSource
 from data_prep.records import Bad, Record
+from data_prep.source_plan import TextSource
 from data_prep.sources import csv_rows, tables
 from data_prep.sources.plain import COMPRESSED, UNREADABLE, cut_plain, open_plain
 from data_prep.sources.spans import Cuts, Span, even, whole

@@ -12,8 +12,8 @@ from typing import BinaryIO
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from data_prep.inputs import open_input, size_of
-from data_prep.plan import WarcSource, WetSource
 from data_prep.records import Bad, Record
+from data_prep.source_plan import WarcSource, WetSource
 from data_prep.sources.gzip_members import MAGIC, MemberError, find_member, read_member
 from data_prep.sources.plain import COMPRESSED, cut_plain, open_plain
 from data_prep.sources.spans import Cuts, Span, at_places, even

@@ -15,8 +15,8 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from data_prep.extraction import decode
 from data_prep.hashing import hash64
 from data_prep.inputs import open_input, size_of
-from data_prep.plan import WarcImageSource
 from data_prep.records import Bad, Record
+from data_prep.source_plan import WarcImageSource
 from data_prep.sources.spans import Cuts, Span, even, whole
 from data_prep.sources.warc import HTML_TYPES, SUCCESS, Page, has_member_per_record, read_page_at, read_pages
 from rwtrain.files import atomic_path

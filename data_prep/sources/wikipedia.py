@@ -9,8 +9,8 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from data_prep.inputs import open_input, size_of
-from data_prep.plan import WikipediaSource
 from data_prep.records import Bad, Record, Redirect
+from data_prep.source_plan import WikipediaSource
 from data_prep.sources.bz2_blocks import read_blocks
 from data_prep.sources.plain import cut_plain, open_plain
 from data_prep.sources.spans import Cuts, Span, even

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.plan import Source
+from data_prep.source_plan import Source
 from data_prep.sources.spans import Span
 from data_prep.sources.survey import survey_here
 

@@ -20,8 +20,9 @@ from PIL import Image
 from data_prep.extraction import Extract
 from data_prep.filters.images import Images
 from data_prep.pipeline import Preparation
-from data_prep.plan import ExtractNode, ImageNode, Plan, WarcSource
+from data_prep.plan import ExtractNode, ImageNode, Plan
 from data_prep.records import Bad, Record, Removed
+from data_prep.source_plan import WarcSource
 from data_prep.sources import warc
 from data_prep.sources.spans import Span
 from tests.data_prep.builders import page, prose, response

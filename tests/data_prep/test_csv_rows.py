@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.pipeline import Preparation
-from data_prep.plan import Plan, TextSource
+from data_prep.plan import Plan
 from data_prep.records import Bad, Record
+from data_prep.source_plan import TextSource
 from data_prep.sources import text
 from tests.data_prep.builders import prose, stretches
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.plan import WarcImageSource, WarcSource, WebDatasetSource, WetSource, WikipediaSource
 from data_prep.records import Bad, Record
+from data_prep.source_plan import WarcImageSource, WarcSource, WebDatasetSource, WetSource, WikipediaSource
 from data_prep.sources import image_text, warc, warc_images, wikipedia
 from data_prep.wikitext import wikitext_to_text
 from tests.data_prep.builders import conversion, page, response, stretches

@@ -17,8 +17,9 @@ from PIL import Image
 
 from data_prep.filters.images import Images
 from data_prep.pipeline import Preparation
-from data_prep.plan import ImageNode, ImageTableSource, Plan, WarcImageSource, WebDatasetSource
+from data_prep.plan import ImageNode, Plan
 from data_prep.records import Bad, Record, Removed
+from data_prep.source_plan import ImageTableSource, WarcImageSource, WebDatasetSource
 from data_prep.sources import image_text, warc_images
 from data_prep.sources.warc_images import image_references
 from rwtrain.data.shards import ShardDataset

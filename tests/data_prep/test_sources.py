@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from data_prep.inputs import find_files
-from data_prep.plan import IdxSource, LabelledImages, TextSource
 from data_prep.records import Bad, Record
+from data_prep.source_plan import IdxSource, LabelledImages, TextSource
 from data_prep.sources import idx, text
 from rwtrain.errors import DataError
 from tests.data_prep.builders import stretches, write_idx

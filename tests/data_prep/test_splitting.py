@@ -16,8 +16,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from pydantic import TypeAdapter
 
-from data_prep.plan import Source
 from data_prep.records import Bad, Record
+from data_prep.source_plan import Source
 from data_prep.sources import READERS
 from data_prep.sources.bz2_blocks import BLOCK, find_marks, read_blocks
 from data_prep.sources.survey import survey_here

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.plan import WarcSource, WetSource
 from data_prep.records import Bad, Record
+from data_prep.source_plan import WarcSource, WetSource
 from data_prep.sources import warc
 from data_prep.sources.spans import Span
 from tests.data_prep.builders import conversion, page, response, stretches, write_warc

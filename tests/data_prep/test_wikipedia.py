@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.plan import WikipediaSource
 from data_prep.records import Bad, Record
+from data_prep.source_plan import WikipediaSource
 from data_prep.sources import wikipedia
 from data_prep.wikitext import drop_brackets, wikitext_to_text
 from tests.data_prep.builders import stretches, write_dump
