@@ -25,6 +25,7 @@ class Language:
 
     def __init__(self, config: LanguageNode) -> None:
         self.config = config
+        self.configs = config.by_language()
         self.keep = set(config.keep)
 
     def __call__(self, records: list[Record]) -> list[Record | Removed]:
@@ -35,7 +36,7 @@ class Language:
         language, score = identify(record.text[: min(GLANCE, self.config.characters)])
         if score < CLEAR and len(record.text) > GLANCE:
             language, score = identify(record.text[: self.config.characters])
-        if score < self.config.min_score:
+        if score < self.configs.get(language, self.config).min_score:
             return Removed("uncertain language")
         if self.keep and language not in self.keep:
             return Removed(f"language {language}")

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from data_prep.source_plan import Source, TextFormat
 from rwtrain.config.load import Node
+
+Limits = dict[str, float | dict[int, float]]
+
+
+class LimitsNode(Node):
+    """Thresholds that may differ by language."""
+
+    per_language: dict[str, Limits] = {}
+    """Language -> thresholds that differ there."""
+
+    @model_validator(mode="after")
+    def _overrides_are_thresholds(self) -> Self:
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        known = {name: isinstance(value, dict) for name, value in fields.items() if _is_limit(value)}
+        for language, values in self.per_language.items():
+            if wrong := set(values) - set(known):
+                raise ValueError(f"per_language.{language}.{min(wrong)} is no threshold; known are {', '.join(sorted(known))}")
+            if wrong := {name for name, value in values.items() if isinstance(value, dict) != known[name]}:
+                raise ValueError(f"per_language.{language}.{min(wrong)} has another form than the setting for all languages")
+        return self
+
+    def by_language(self) -> dict[str, Self]:
+        """The whole node for each language with thresholds of its own."""
+        return {language: self.model_copy(update={**values, "per_language": {}}) for language, values in self.per_language.items()}
+
+
+def _is_limit(value: object) -> bool:
+    is_table = isinstance(value, dict) and bool(value) and all(isinstance(limit, float) for limit in value.values())
+    return is_table or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 class UrlNode(Node):
@@ -43,7 +72,7 @@ class UnicodeNode(Node):
     """Undo wrong decodings (`Ã©` for `é`) where they are found, with ftfy."""
 
 
-class LanguageNode(Node):
+class LanguageNode(LimitsNode):
     """Language identification with fastText's lid.176, on the first characters of a document."""
 
     enabled: bool = True
@@ -56,7 +85,7 @@ class LanguageNode(Node):
     """How much of the document is looked at."""
 
 
-class RepetitionNode(Node):
+class RepetitionNode(LimitsNode):
     """Gopher's repetition rules (Rae et al. 2021, Table A1): a document over any of these shares is removed."""
 
     enabled: bool = True
@@ -75,7 +104,7 @@ class RepetitionNode(Node):
     """n -> share of characters in n-grams of words that repeat an earlier one."""
 
 
-class QualityNode(Node):
+class QualityNode(LimitsNode):
     """Gopher's quality rules (Rae et al. 2021, section A.1.1)."""
 
     enabled: bool = True
@@ -100,16 +129,8 @@ class QualityNode(Node):
     """Fewest distinct stop words, for languages that have some in `stop_words`."""
     stop_words: dict[str, list[str]] = {"en": ["the", "be", "to", "of", "and", "that", "have", "with"]}
     """Language -> stop words."""
-    per_language: dict[str, dict[str, float]] = {language: {"min_mean_word_length": 1.0} for language in ("zh", "ja", "th", "lo", "my", "km")}
+    per_language: dict[str, Limits] = {language: {"min_mean_word_length": 1.0} for language in ("zh", "ja", "th", "lo", "my", "km")}
     """Language -> thresholds that differ there, for example `{de: {max_mean_word_length: 14}}`; in scripts without spaces a character is a word."""
-
-    @model_validator(mode="after")
-    def _overrides_are_thresholds(self) -> QualityNode:
-        known = {name for name in type(self).model_fields if name not in ("enabled", "stop_words", "per_language")}
-        for language, values in self.per_language.items():
-            if wrong := set(values) - known:
-                raise ValueError(f"per_language.{language}.{min(wrong)} is no threshold; known are {', '.join(sorted(known))}")
-        return self
 
 
 class C4Node(Node):
@@ -131,7 +152,7 @@ class C4Node(Node):
     """Remove documents with a curly bracket."""
 
 
-class FineWebNode(Node):
+class FineWebNode(LimitsNode):
     """FineWeb's own rules (Penedo et al. 2024, section 3.6)."""
 
     enabled: bool = False

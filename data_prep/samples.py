@@ -56,15 +56,19 @@ def _moved(node: Node, margin: float) -> Node:
     for name in type(node).model_fields:
         value = getattr(node, name)
         if name == "per_language":
-            changed[name] = {language: {key: _scaled(key, limit, margin) for key, limit in limits.items()} for language, limits in value.items()}
-        elif isinstance(value, dict) and all(isinstance(limit, float) for limit in value.values()):
-            changed[name] = {key: limit / (1 + margin) for key, limit in value.items()}
-        elif isinstance(value, float) or name.startswith(("min_", "max_")):
-            changed[name] = _scaled(name, value, margin)
+            changed[name] = {language: {key: _moved_value(key, limit, margin) for key, limit in limits.items()} for language, limits in value.items()}
+        elif isinstance(value, float) or name.startswith(("min_", "max_")) or (isinstance(value, dict) and _is_table(value)):
+            changed[name] = _moved_value(name, value, margin)
     return node.model_copy(update=changed)
 
 
-def _scaled(name: str, limit: float, margin: float) -> float:
+def _is_table(value: dict[Any, Any]) -> bool:
+    return all(isinstance(limit, float) for limit in value.values())
+
+
+def _moved_value(name: str, limit: Any, margin: float) -> Any:
+    if isinstance(limit, dict):
+        return {key: value / (1 + margin) for key, value in limit.items()}
     return limit * (1 + margin) if name.startswith("min_") else limit / (1 + margin)
 
 

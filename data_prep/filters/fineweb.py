@@ -16,13 +16,14 @@ class FineWeb:
 
     def __init__(self, config: FineWebNode) -> None:
         self.config = config
+        self.configs = config.by_language()
 
     def __call__(self, records: list[Record]) -> list[Record | Removed]:
         return [Removed(reason) if (reason := self.reason(record)) else record for record in records]
 
     def reason(self, record: Record) -> str | None:
         """Why this document has to go, None if it may stay."""
-        config, text = self.config, record.text
+        config, text = self.configs.get(record.language, self.config), record.text
         lines = [line for line in text.split("\n") if line and not line.isspace()]
         if not lines:
             return "no text"

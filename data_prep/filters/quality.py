@@ -19,7 +19,7 @@ class Quality:
 
     def __init__(self, config: QualityNode) -> None:
         self.config = config
-        self.configs = {language: config.model_copy(update=values) for language, values in config.per_language.items()}
+        self.configs = config.by_language()
         self.stop_words = {language: np.array([english_words(word).hash[0] for word in words], np.uint64) for language, words in config.stop_words.items()}
 
     def __call__(self, records: list[Record]) -> list[Record | Removed]:

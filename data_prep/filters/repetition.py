@@ -21,6 +21,7 @@ class Repetition:
 
     def __init__(self, config: RepetitionNode) -> None:
         self.config = config
+        self.others = {language: Repetition(limits) for language, limits in config.by_language().items()}
         self.top_n, self.top_limits = _arrays(config.top_ngram_characters)
         self.repeated_n, self.repeated_limits = _arrays(config.duplicate_ngram_characters)
         self.ngram_reasons = [f"most frequent {n}-gram" for n in config.top_ngram_characters] + [
@@ -32,6 +33,8 @@ class Repetition:
 
     def reason(self, record: Record) -> str | None:
         """Why this document has to go, None if it may stay."""
+        if (other := self.others.get(record.language)) is not None:
+            return other.reason(record)
         config, text = self.config, record.text
         count, characters, total = count_repeated([part for raw in text.strip().split("\n\n") if (part := raw.lstrip("\n"))])
         if count > config.duplicate_paragraph_fraction * total:

@@ -10,9 +10,11 @@ from data_prep.filters.decontaminate import Decontaminate
 from data_prep.filters.fineweb import FineWeb
 from data_prep.filters.lines import Lines
 from data_prep.filters.quality import Quality
+from data_prep.filters.repetition import Repetition
 from data_prep.filters.unicode import Unicode
 from data_prep.filters.url import Url
-from data_prep.plan import C4Node, DecontaminateNode, FineWebNode, LinesNode, QualityNode, UnicodeNode, UrlNode
+from data_prep.language import Language, identify
+from data_prep.plan import C4Node, DecontaminateNode, FineWebNode, LanguageNode, LinesNode, QualityNode, RepetitionNode, UnicodeNode, UrlNode
 from data_prep.records import Record, Removed
 from rwtrain.errors import DataError
 from tests.data_prep.builders import prose
@@ -132,6 +134,24 @@ def test_a_broken_evaluation_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "eval.jsonl").write_text('{"question": "?"}\n')
     with pytest.raises(DataError, match="no text in column `text`"):
         Decontaminate(DecontaminateNode(paths=[str(tmp_path / "eval.jsonl")]))
+
+
+def test_repetition_fineweb_and_language_thresholds_per_language() -> None:
+    lines = "\n".join(f"the line of number {number} says something else" for number in range(8)) + "\nagain and again\nagain and again"
+    loose = {"duplicate_line_fraction": 1.0, "duplicate_line_characters": 1.0, "top_ngram_characters": {2: 1.0}, "duplicate_ngram_characters": {5: 1.0}}
+    strict = RepetitionNode(duplicate_line_fraction=0.05, per_language={"de": loose})
+    assert Repetition(strict).reason(record(lines, language="en")) == "repeated lines"
+    assert Repetition(strict).reason(record(lines, language="de")) is None
+    fineweb = FineWebNode(max_line_breaks_per_word=1, max_repeated_line_characters=1, per_language={"th": {"min_punctuated_lines": 0.0}})
+    assert FineWeb(fineweb).reason(record(lines, language="en")) == "too few lines end with punctuation"
+    assert FineWeb(fineweb).reason(record(lines, language="th")) is None
+    language, score = identify("Madrid no la total")
+    assert score < 1
+    for other, outcome in ((language, Removed), ("xx", Record)):
+        config = LanguageNode(min_score=0, per_language={other: {"min_score": 1.0}})
+        assert isinstance(Language(config)([record("Madrid no la total")])[0], outcome)
+    with pytest.raises(ValueError, match="another form"):
+        RepetitionNode(per_language={"de": {"top_ngram_characters": 0.5}})
 
 
 def test_thresholds_and_stop_words_per_language() -> None:
