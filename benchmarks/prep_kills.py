@@ -91,9 +91,10 @@ def main() -> None:
         folder = Path(name)
         plan = small_plan(folder)
         environment = os.environ | {"RAY_TMPDIR": name, "RAY_USAGE_STATS_ENABLED": "0"}
-        begin = time.perf_counter()
-        subprocess.run(command("2 processes", plan, folder / "whole"), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - begin
+        for run in ("first", "whole"):  # the first one compiles, which the others do not
+            begin = time.perf_counter()
+            subprocess.run(command("2 processes", plan, folder / run), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            seconds = time.perf_counter() - begin
         one = digest(folder / "whole")
         wanted = -(-(QUICK_KILLS if options.quick else KILLS) // len(ENGINES))
         kills, completions = dict.fromkeys(ENGINES, 0), dict.fromkeys(ENGINES, 0)

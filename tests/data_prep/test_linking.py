@@ -48,7 +48,7 @@ def test_mentions_become_whole_tokens(mentions, expected) -> None:
         ([mention(4, 8, 1)], [mention(0, 8, 2), mention(5, 6, 3)], ([1], [3], [1])),  # the longer and the inner one both go
         ([mention(4, 6, 1)], [mention(6, 8, 2)], ([1], [3], [1])),  # they share a token
         ([mention(4, 8, NOBODY)], [mention(0, 3, 2), mention(4, 8, 3)], ([0], [1], [2])),
-        ([mention(0, 3, 1), mention(9, 14, 1)], [mention(3, 9, 2)], ([0, 1, 3], [1, 3, 5], [1, 2, 1])),
+        ([mention(0, 3, 1), mention(9, 14, 1)], [mention(3, 8, 2)], ([0, 1, 3], [1, 3, 5], [1, 2, 1])),
     ],
 )
 def test_given_mentions_take_precedence(first, mentions, expected) -> None:
