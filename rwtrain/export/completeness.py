@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ def files_below(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in found.items() if name != LIST_FILE and not name.startswith(".cache/")}
 
 
-def write_list(folder: Path, **details: Any) -> None:
-    """Write the list; nothing may change in the folder after it."""
-    files = {name: {"bytes": path.stat().st_size, "hash": content_hash(path)} for name, path in files_below(folder).items()}
+def write_list(folder: Path, *, hashes: Mapping[str, str] | None = None, **details: Any) -> None:
+    """Write the list; nothing may change in the folder after it.
+
+    Args:
+        hashes: those that are known already, by name.
+    """
+    known = hashes or {}
+    files = {name: {"bytes": path.stat().st_size, "hash": known.get(name) or content_hash(path)} for name, path in files_below(folder).items()}
     write_json(folder / LIST_FILE, {"format": FORMAT, **details, "files": files})
 
 

@@ -87,7 +87,7 @@ def export_run(
     weights = untied(run)
     data = run.datasets.get("text")
     with atomic_folder(out) as folder:
-        parameters = write_weights(folder, weights, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)
+        written = write_weights(folder, weights, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)
         write_config(folder, run.config, dtype=dtype)
         copy_code(folder)
         write_processor(folder, run.config, run.tokenizer, max_tokens=run.seq_len, linking=run.linking)
@@ -105,7 +105,7 @@ def export_run(
         difference = write_text_encoder(folder, max_tokens=run.seq_len) if onnx else None
         card = model_card(
             run,
-            parameters=parameters,
+            parameters=written.parameters,
             name=name or out.resolve().name,
             licence=licence,
             linker=(folder / LINKER_FOLDER).is_dir(),
@@ -114,8 +114,8 @@ def export_run(
             evaluations=evaluations or {},
         )
         write_text(folder / "README.md", card)
-        write_list(folder, step=run.step, dtype=dtype)
-    return {"step": run.step, "parameters": parameters, "dtype": dtype, "parity": report, "onnx": difference}
+        write_list(folder, hashes=written.hashes, step=run.step, dtype=dtype)
+    return {"step": run.step, "parameters": written.parameters, "dtype": dtype, "parity": report, "onnx": difference}
 
 
 def check_replaceable(out: Path) -> None:

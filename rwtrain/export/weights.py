@@ -6,9 +6,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import xxhash
 from tqdm import tqdm
 
 from rwtrain.errors import ConfigError, DataError
@@ -41,8 +43,21 @@ def plan_shards(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str
     return shards
 
 
-def write_weights(folder: str | Path, parameters: Mapping[str, Parameter], *, dtype: torch.dtype, max_shard_bytes: int) -> int:
-    """Write `model.safetensors`, or numbered shards with `model.safetensors.index.json`; return the number of parameters.
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        parameters: their number.
+        hashes: file name → `content_hash`, taken while writing.
+    """
+
+    parameters: int
+    hashes: dict[str, str]
+
+
+def write_weights(folder: str | Path, parameters: Mapping[str, Parameter], *, dtype: torch.dtype, max_shard_bytes: int) -> Written:
+    """Write `model.safetensors`, or numbered shards with `model.safetensors.index.json`.
 
     Memory stays at a few chunks of one parameter, whatever the size of the model.
 
@@ -53,20 +68,21 @@ def write_weights(folder: str | Path, parameters: Mapping[str, Parameter], *, dt
     counts = {name: math.prod(parameter.shape) for name, parameter in parameters.items()}
     shards = plan_shards({name: count * dtype.itemsize for name, count in counts.items()}, max_shard_bytes)
     weight_map: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     with tqdm(total=len(parameters), desc="weights", unit="tensor", leave=False, disable=None) as bar:
         for number, names in enumerate(shards, 1):
             file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             weight_map |= dict.fromkeys(names, file)
-            write_safetensors(Path(folder) / file, {name: parameters[name] for name in names}, dtype=dtype, progress=bar)
+            hashes[file] = write_safetensors(Path(folder) / file, {name: parameters[name] for name in names}, dtype=dtype, progress=bar)
     total = sum(counts.values())
     if len(shards) > 1:
         index = {"metadata": {"total_size": total * dtype.itemsize, "total_parameters": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(Path(folder) / "model.safetensors.index.json", index)
-    return total
+    return Written(total, hashes)
 
 
-def write_safetensors(path: Path, parameters: Mapping[str, Parameter], *, dtype: torch.dtype, progress: tqdm) -> None:
-    """One safetensors file: the header's length (8 bytes), the header (JSON, padded to 8 bytes), the tensors without gaps."""
+def write_safetensors(path: Path, parameters: Mapping[str, Parameter], *, dtype: torch.dtype, progress: tqdm) -> str:
+    """One safetensors file: the header's length (8 bytes), the header (JSON, padded to 8 bytes), the tensors without gaps; returns its `content_hash`."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, parameter in parameters.items():
@@ -74,13 +90,18 @@ def write_safetensors(path: Path, parameters: Mapping[str, Parameter], *, dtype:
         header[name] = {"dtype": _NAMES[dtype], "shape": list(parameter.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    begin = len(text).to_bytes(8, "little") + text
+    digest = xxhash.xxh3_128(begin)
     with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.write(begin)
         for parameter in parameters.values():
             for chunk in parameter.chunks():
-                stream.write(chunk.to(dtype).view(torch.uint8).numpy().data)
+                data = chunk.to(dtype).view(torch.uint8).numpy().data
+                stream.write(data)
+                digest.update(data)
             progress.update()
         if stream.tell() != 8 + len(text) + end:
             raise DataError(
                 path, f"{stream.tell() - 8 - len(text)} bytes of weights instead of {end}", "A parameter's file changed while it was read: export again"
             )
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from rwtrain.errors import ConfigError
 from rwtrain.export.weights import parse_size, plan_shards, write_weights
+from rwtrain.files import content_hash
 from rwtrain.train.zero import Parameter, read_parameters
 
 STATE = {f"layer.{index}": torch.arange(100, dtype=torch.float32) + index for index in range(7)}
@@ -39,7 +40,9 @@ def test_plan_never_exceeds_the_limit_except_for_one_large_tensor() -> None:
 
 
 def test_shards_and_index(tmp_path: Path, parameters: dict[str, Parameter]) -> None:
-    assert write_weights(tmp_path, parameters, dtype=torch.float32, max_shard_bytes=1000) == 700
+    written = write_weights(tmp_path, parameters, dtype=torch.float32, max_shard_bytes=1000)
+    assert written.parameters == 700
+    assert written.hashes == {path.name: content_hash(path) for path in tmp_path.glob("*.safetensors")}
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == 2800
     assert sorted(set(index["weight_map"].values())) == [f"model-0000{number}-of-00004.safetensors" for number in range(1, 5)]
