@@ -59,6 +59,7 @@ def write_settings(folder: Path, steps: int) -> dict[str, Any]:
         "batch": {"seq_len": 64, "text_rows": 2, "masked_rows": 2},
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 2},
         "checkpoint": {"every_steps": EVERY},
+        "guard": {"hang_timeout_s": 0},  # the machine itself may be suspended for minutes
         "logging": {"every_steps": 1, "tensorboard": False},
     }
 
@@ -98,7 +99,7 @@ def disturb(run: Path, job: Job, draw: random.Random) -> dict[str, Any] | None:
         return None
     saving = bool(list((run / "checkpoints").glob(".step-*.tmp")))
     job.ranks[draw.randrange(RANKS)].kill()
-    job.wait(120)
+    job.wait(3600)
     unreadable = 0
     for entry in entries(run):
         try:

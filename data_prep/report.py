@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from data_prep.plan import Plan
@@ -15,11 +14,9 @@ from data_prep.summary import Summary
 from rwtrain import __version__
 from rwtrain.config.load import dump_yaml
 from rwtrain.files import write_text
+from rwtrain.page import CHART_HEIGHT, CHART_WIDTH, number, short, templates
 
-# One unit is about one pixel of a telephone, so that labels stay readable there.
-CHART_WIDTH, CHART_HEIGHT = 360, 170
 TOP, BOTTOM, BAR_GAP = 18, 20, 3
-THIN_SPACE = "\u202f"
 
 
 def write_report(path: Path, plan: Plan, summary: Summary, *, workers: int) -> None:
@@ -29,8 +26,8 @@ def write_report(path: Path, plan: Plan, summary: Summary, *, workers: int) -> N
 
 def render(plan: Plan, summary: Summary, *, workers: int) -> str:
     """The page; every text of a document is escaped, and a policy in the page forbids scripts besides."""
-    environment = Environment(loader=PackageLoader("data_prep", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "short": short, "percent": percent, "histogram": histogram}
+    environment = templates("data_prep")
+    environment.filters["histogram"] = histogram
     return environment.get_template("report.html").render(
         plan=plan,
         plan_yaml=dump_yaml(plan),
@@ -94,24 +91,3 @@ def histogram(bins: list[tuple[int, int]], title: str) -> Markup:
     line = Markup('<line x1="0" x2="{0}" y1="{1}" y2="{1}"></line>').format(CHART_WIDTH, CHART_HEIGHT - BOTTOM)
     frame = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(CHART_WIDTH, CHART_HEIGHT, title)
     return frame + Markup("").join(shapes) + line + Markup("</svg>")
-
-
-def short(value: float) -> str:
-    """A number in at most four characters: 950, 1.2k, 34k, 5.6M; 1,024 counts as 1k."""
-    for unit in ("", "k", "M", "G", "T"):
-        if value < 1000:
-            return f"{value:.0f}{unit}" if value >= 10 or value == int(value) else f"{value:.1f}{unit}"
-        value = value / 1000 if value % 1024 and (value + 1) % 1024 else (value + value % 2) / 1024
-    return f"{value:.0f}P"
-
-
-def number(value: float | None) -> str:
-    """A number in full, thousands set apart."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}".replace(",", THIN_SPACE) if value >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def percent(part: float, whole: float, digits: int = 1) -> str:
-    """A share in percent; "–" of nothing."""
-    return f"{100 * part / whole:.{digits}f}%" if whole else "–"

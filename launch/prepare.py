@@ -30,7 +30,8 @@ def prepare(spec: JobSpec, site: Site, *, backend: str, preflight_only: bool = F
     if spec.train is not None:
         config = load_config(TrainConfig, root / spec.train, spec.overrides)
         resolve(config, world_size=spec.world_size)
-        data += [path for path in (config.data.text, config.data.images, config.data.tokenizer, config.data.entity_store) if path is not None]
+        data += [path for path in (config.data.tokenizer, config.data.entity_store) if path is not None]
+        data += [source.path for source in (*config.data.text, *(config.data.images or ()))]
         output = output or config.run
     folder = JobFolder(root / (output or f"runs/{slug(spec.name)}") / "launch" / identifier)
     if spec.train is not None:

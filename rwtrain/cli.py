@@ -25,6 +25,7 @@ VERBS = {
     "train": ("rwtrain.train.command", "train", "train a model with DeepSpeed"),
     "launch": ("launch.command", "train", "submit jobs to Slurm, ssh hosts, Kubernetes or this machine, and look after them"),
     "finetune": ("rwtrain.finetune.command", "train", "fine-tune a model for a task, and judge it"),
+    "report": ("rwtrain.train.report_command", "train", "show a training run as one HTML page"),
     "checkpoint": ("rwtrain.train.checkpoint_command", "train", "list, verify, prune and convert the checkpoints of a run"),
     "eval": ("rwtrain.evaluate.command", "train", "evaluate a checkpoint, an export or a knowledge graph"),
     "export": ("rwtrain.export.command", "train", "write a Hugging Face folder from a checkpoint and prove that it loads"),

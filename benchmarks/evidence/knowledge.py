@@ -43,6 +43,7 @@ from benchmarks.evidence.harness import (
 from benchmarks.evidence.training import Losses, Training, device, fit, to_device
 from rwtrain.config.schema import TrainConfig
 from rwtrain.data.order import random_uint64
+from rwtrain.data.packing import pack
 from rwtrain.data.recipe import Batch, BatchBuilder, Recipe
 from rwtrain.data.shards import MANIFEST, ShardDataset
 from rwtrain.data.streams import TextStream
@@ -71,7 +72,7 @@ class Questions(TextStream):
     """Packed sentences read in both directions, each asked for its relation; of every other one with mentions, by chance, one is hidden."""
 
     def __init__(self, data: FewRel, *, seq_len: int, seed: int) -> None:
-        super().__init__(data.plain["train"], seq_len=seq_len, seed=seed, masked=True, withhold=0.0, mask_rate=0.0)
+        super().__init__(data.plain["train"], pack(data.plain["train"].lengths, seq_len), seed=seed, masked=True, withhold=0.0, mask_rate=0.0)
         self.answers = [data.relations.index(sentence.relation) for sentence in data.sentences["train"]]
         self.asked: list[int] = []
 
@@ -79,7 +80,7 @@ class Questions(TextStream):
         """The sentences of a step, pooled one by one, and their relations [sentences]."""
         builder = BatchBuilder(recipe, 0)
         self.asked = []
-        self.fill(builder, slice(0, recipe.rows), np.arange(step * recipe.rows, (step + 1) * recipe.rows))
+        self.fill(builder, slice(0, recipe.rows), np.arange(recipe.rows), np.arange(step * recipe.rows, (step + 1) * recipe.rows))
         return builder.finish(vectors, {}), torch.tensor(self.asked)
 
     def _add(self, builder: BatchBuilder, row: int, position: int, segment: int) -> None:

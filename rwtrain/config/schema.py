@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PlainSerializer, PositiveFloat, PositiveInt, model_validator
 
 from rwtrain.config.initial import adopt_shape
 from rwtrain.config.load import Node
@@ -140,13 +140,39 @@ class InitConfig(Node):
         return self
 
 
+class DataSource(Node):
+    """One dataset of a mixture."""
+
+    path: str
+    """Folder of shards."""
+    weight: PositiveFloat = 1.0
+    """Share of the rows (pairs, images), relative to the other sources' weights."""
+
+
+def _as_sources(value: Any) -> Any:
+    """A folder, or a list of folders, as a list of sources."""
+    listed = [value] if isinstance(value, str | DataSource) else value
+    return [{"path": item} if isinstance(item, str) else item for item in listed] if isinstance(listed, list) else listed
+
+
+def _as_written(sources: list[DataSource] | None) -> Any:
+    """A single source is written as its folder."""
+    if sources is not None and len(sources) == 1 and sources[0].weight == 1:
+        return sources[0].path
+    return sources and [source.model_dump() for source in sources]
+
+
+Mixed = Annotated[list[DataSource], Field(min_length=1), BeforeValidator(_as_sources), PlainSerializer(_as_written)]
+
+
 class DataConfig(Node):
     """What is trained on."""
 
-    text: str
-    """Folder of text shards."""
-    images: str | None = None
-    """Folder of image-caption shards; needed when batch.image_rows > 0."""
+    text: Mixed
+    """Folder of text shards, or a list of {path, weight}: a mixture with exact proportions of rows, whatever the sizes; each source is shuffled
+    anew when it has been seen once."""
+    images: Mixed | None = None
+    """Folder of image-caption shards, or a list of {path, weight}; needed when batch.image_rows > 0."""
     pairs: str | None = None
     """Folder of text pairs written by `rwtrain pairs`; needed where batch.pair_views is given."""
     tokenizer: str
@@ -159,6 +185,8 @@ class DataConfig(Node):
     """Compare the checksums of all shards with their manifests before training."""
     prefetch_batches: PositiveInt = 4
     """Steps that the loader prepares ahead."""
+    cache: str | None = None
+    """Folder of packing plans, made once for a dataset and row length; name one that several runs share, None for RUN/cache."""
 
 
 class BatchConfig(Node):
@@ -264,6 +292,11 @@ class OptimizerConfig(Node):
     """Applied to matrices only: not to norms, biases, gates' biases or temperatures."""
     gradient_clipping: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """For fine-tuning: the learning rate of each layer as a share of that of the layer above it (0.65 to 0.9 are usual); 1 for all alike."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Keep an exponential moving average of the weights with this decay per step (0.999 for example), for `rwtrain export --average`;
+    it takes another 4 bytes a parameter, distributed like the optimiser's states. None keeps none."""
 
 
 class EngineConfig(Node):
@@ -317,8 +350,20 @@ class LoggingConfig(Node):
     """Steps between lines on the console and in TensorBoard; metrics.jsonl has every step."""
     tensorboard: bool = True
     """Write RUN/tensorboard."""
+    wandb: bool = False
+    """Write RUN/wandb, for `wandb sync`; with WANDB_MODE=online it is uploaded at once. Needs the extra `wandb`."""
+    wandb_project: str = "rwtrain"
+    """Project of Weights & Biases."""
+    profile_steps: tuple[PositiveInt, PositiveInt] | None = None
+    """First and last step whose operations rank 0 records in RUN/profile; they run slower. None records none."""
     peak_tflops: PositiveFloat | None = None
     """Peak of one device in 10^12 operations per second, for MFU; None for the known value of the GPU, if it is known."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LoggingConfig:
+        if self.profile_steps is not None and self.profile_steps[0] > self.profile_steps[1]:
+            raise ValueError(f"profile_steps={list(self.profile_steps)}: the first step comes after the last")
+        return self
 
 
 class TrainConfig(Node):

@@ -68,3 +68,9 @@ def sample_at(position: np.ndarray | int, size: int, seed: int) -> np.ndarray:
         chosen = epoch == number
         result[chosen] = permute(offset[chosen], size, int(random_uint64(seed, int(number), stream=1)))
     return result
+
+
+def share_of_batch(step: int, *, index: int, accumulation: int, rank: int, world_size: int, items: int) -> np.ndarray:
+    """Positions of a rank's `items` in micro-batch `index` of optimiser step `step`: its slice of a global batch that depends on no number of ranks."""
+    first = (step * accumulation * world_size + index * world_size + rank) * items
+    return np.arange(first, first + items)

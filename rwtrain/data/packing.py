@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+PACKING_VERSION = 1  # to be raised when the same lengths give other rows
+
 
 @dataclass(frozen=True)
 class PackingPlan:

@@ -7,6 +7,7 @@ as numpy views of the flat value buffers, so a window of tokens costs no copy an
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -270,7 +271,7 @@ class ShardDataset:
             raise DataError(path, f"schema version {version}, this release reads {SCHEMA_VERSION}", "Write the dataset again with `rwtrain prep`")
         for entry in self.manifest["shards"]:
             self.check_shard(entry, verify=verify)
-        self.shard_starts = np.cumsum([0] + [entry["documents"] for entry in self.manifest["shards"]])
+        self.shard_starts: list[int] = np.cumsum([0] + [entry["documents"] for entry in self.manifest["shards"]]).tolist()
         self._shards: list[Shard | None] = [None] * len(self.manifest["shards"])
 
     def check_shard(self, entry: dict[str, Any], *, verify: bool) -> None:
@@ -292,11 +293,11 @@ class ShardDataset:
             )
 
     def __len__(self) -> int:
-        return int(self.shard_starts[-1])
+        return self.shard_starts[-1]
 
     def locate(self, index: int) -> tuple[Shard, int]:
         """The shard that holds document `index`, and the document's row in it."""
-        number = int(np.searchsorted(self.shard_starts, index, side="right")) - 1
+        number = bisect.bisect_right(self.shard_starts, index) - 1
         shard = self._shards[number]
         if shard is None:
             shard = self._shards[number] = Shard(self.folder / Path(self.manifest["shards"][number]["file"]).name)
@@ -305,7 +306,7 @@ class ShardDataset:
     @cached_property
     def lengths(self) -> np.ndarray:
         """Token count of every document, [documents] int64."""
-        parts = [np.diff(self.locate(int(start))[0].token_offsets) for start in self.shard_starts[:-1]]
+        parts = [np.diff(self.locate(start)[0].token_offsets) for start in self.shard_starts[:-1]]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def tokens(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:

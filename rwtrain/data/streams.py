@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import xxhash
@@ -10,8 +12,9 @@ import xxhash
 from rwtrain.config.schema import AugmentConfig
 from rwtrain.data.augment import DRAWS, augmented
 from rwtrain.data.images import decode_image, normalize, preprocess_image
+from rwtrain.data.mixture import Mixture
 from rwtrain.data.order import random_uint64, random_uniform, sample_at
-from rwtrain.data.packing import PackingPlan, pack
+from rwtrain.data.packing import PackingPlan
 from rwtrain.data.recipe import BatchBuilder
 from rwtrain.data.shards import ShardDataset
 from rwtrain.data.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, MASK_ID
@@ -21,25 +24,46 @@ STREAM_MASK, STREAM_SPAN, STREAM_WITHHOLD, STREAM_AUGMENT, STREAM_NEGATIVE = 11,
 MAX_MENTIONS_PER_ROW = 1 << 12  # of one row, for distinct random keys
 
 
+class Stream(Protocol):
+    """An endless sequence of items."""
+
+    def fill(self, builder: BatchBuilder, rows: slice, slots: np.ndarray, positions: np.ndarray) -> None:
+        """Put the items at `positions` into the places `slots` (0, 1, … of this kind) of the batch's rows `rows`."""
+
+
+class MixedStream:
+    """Streams of one kind, each over its own source, mixed by weight."""
+
+    def __init__(self, sources: Sequence[Stream], mixture: Mixture) -> None:
+        self.sources, self.mixture = sources, mixture
+
+    def fill(self, builder: BatchBuilder, rows: slice, slots: np.ndarray, positions: np.ndarray) -> None:
+        source_of, own = self.mixture.locate(positions)
+        for number, source in enumerate(self.sources):
+            chosen = source_of == number
+            source.fill(builder, rows, slots[chosen], own[chosen])
+
+
 class TextStream:
     """Rows of packed documents, causal or masked.
 
     Args:
+        plan: which pieces of which documents share a row.
         masked: read every segment in both directions and hide some tokens, instead of causally.
         withhold: share of mentions whose vector is withheld and asked for instead.
         mask_rate: share of hidden tokens in masked rows.
     """
 
-    def __init__(self, dataset: ShardDataset, *, seq_len: int, seed: int, masked: bool, withhold: float, mask_rate: float) -> None:
+    def __init__(self, dataset: ShardDataset, plan: PackingPlan, *, seed: int, masked: bool, withhold: float, mask_rate: float) -> None:
         self.dataset, self.seed, self.masked, self.withhold, self.mask_rate = dataset, seed, masked, withhold, mask_rate
-        self.plan: PackingPlan = pack(dataset.lengths, seq_len)
+        self.plan = plan
         if len(self.plan) == 0:
             raise DataError(dataset.folder, "no document with two tokens or more", "Prepare a larger corpus, or loosen its filters")
 
-    def fill(self, builder: BatchBuilder, rows: slice, positions: np.ndarray) -> None:
-        """Put the packed rows at `positions` of the endless stream into rows `rows` of the batch."""
+    def fill(self, builder: BatchBuilder, rows: slice, slots: np.ndarray, positions: np.ndarray) -> None:
+        """A slot is a row."""
         samples = sample_at(positions, len(self.plan), self.seed)
-        for row, position, sample in zip(range(rows.start, rows.stop), positions, samples, strict=True):
+        for row, position, sample in zip((rows.start + slots).tolist(), positions, samples, strict=True):
             for segment in range(int(self.plan.row_offsets[sample]), int(self.plan.row_offsets[sample + 1])):
                 self._add(builder, row, int(position), segment)
 
@@ -86,10 +110,10 @@ class PairStream:
                 "Set batch.pair_rows to 0, or prepare longer documents",
             )
 
-    def fill(self, builder: BatchBuilder, rows: slice, positions: np.ndarray) -> None:
-        """Put the pairs at `positions` (pairs_per_row per row) into the batch."""
+    def fill(self, builder: BatchBuilder, rows: slice, slots: np.ndarray, positions: np.ndarray) -> None:
+        """A slot is a pair; pairs_per_row of them share a row."""
         recipe, width = builder.recipe, builder.recipe.config.view_tokens
-        for slot, (position, sample) in enumerate(zip(positions, sample_at(positions, len(self.documents), self.seed), strict=True)):
+        for slot, position, sample in zip(slots.tolist(), positions, sample_at(positions, len(self.documents), self.seed), strict=True):
             row, place = rows.start + slot // recipe.pairs_per_row, slot % recipe.pairs_per_row * 2 * width
             document = int(self.documents[sample])
             usable = int(self.dataset.lengths[document]) - 2  # without begin and end marks
@@ -120,11 +144,11 @@ class GivenPairStream:
         if dataset.manifest["provenance"].get("kind") != "pairs" or len(dataset) == 0:
             raise DataError(dataset.folder, "holds no pairs", "Point data.pairs at a folder that `rwtrain pairs` wrote")
 
-    def fill(self, builder: BatchBuilder, rows: slice, positions: np.ndarray) -> None:
-        """Put the pairs at `positions` (pairs_per_row per row) into the batch."""
+    def fill(self, builder: BatchBuilder, rows: slice, slots: np.ndarray, positions: np.ndarray) -> None:
+        """A slot is a pair; pairs_per_row of them share a row."""
         recipe, width = builder.recipe, builder.recipe.config.view_tokens
         views = recipe.config.views
-        for slot, sample in enumerate(sample_at(positions, len(self.dataset), self.seed)):
+        for slot, sample in zip(slots.tolist(), sample_at(positions, len(self.dataset), self.seed), strict=True):
             document = int(sample)
             row, place = rows.start + slot // recipe.pairs_per_row, slot % recipe.pairs_per_row * views * width
             tokens = self.dataset.tokens(document)
@@ -148,9 +172,9 @@ class EntityStream:
     def __init__(self, entities: int, *, seed: int) -> None:
         self.entities, self.seed = entities, seed
 
-    def fill(self, builder: BatchBuilder, _: slice, positions: np.ndarray) -> None:
-        """Draw the entities at `positions` of the endless stream."""
-        builder.negative_rows[:] = (random_uint64(self.seed, positions, STREAM_NEGATIVE) % np.uint64(self.entities)).astype(np.int64)
+    def fill(self, builder: BatchBuilder, rows: slice, slots: np.ndarray, positions: np.ndarray) -> None:
+        """A slot is one entity drawn."""
+        builder.negative_rows[slots] = (random_uint64(self.seed, positions, STREAM_NEGATIVE) % np.uint64(self.entities)).astype(np.int64)
 
 
 class ImageStream:
@@ -165,10 +189,10 @@ class ImageStream:
         if dataset.manifest["images"] < len(dataset) or len(dataset) == 0:
             raise DataError(dataset.folder, "not every document has an image", "Point data.images at an image-text dataset")
 
-    def fill(self, builder: BatchBuilder, rows: slice, positions: np.ndarray) -> None:
-        """Put the image-caption items at `positions` (images_per_row per row) into the batch."""
+    def fill(self, builder: BatchBuilder, rows: slice, slots: np.ndarray, positions: np.ndarray) -> None:
+        """A slot is an image with its caption; images_per_row of them share a row."""
         recipe = builder.recipe
-        for slot, (position, sample) in enumerate(zip(positions, sample_at(positions, len(self.dataset), self.seed), strict=True)):
+        for slot, position, sample in zip(slots.tolist(), positions, sample_at(positions, len(self.dataset), self.seed), strict=True):
             row, place = rows.start + slot // recipe.images_per_row, slot % recipe.images_per_row * recipe.image_slot_tokens
             shard, index = self.dataset.locate(int(sample))
             try:

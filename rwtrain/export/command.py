@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="RUN", help="run folder, or one checkpoint in it; with --push also an exported folder")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write; an earlier export there is replaced")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="type of the weights on disk (default: float32)")
+    parser.add_argument("--average", action="store_true", help="write the moving average of the weights, kept by optimizer.ema_decay")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest weight file (default: 5GB)")
     knowledge = parser.add_mutually_exclusive_group()
     knowledge.add_argument("--linker", type=Path, metavar="FOLDER", help="entity linker to ship with the model")
@@ -80,6 +81,7 @@ def run_export(options: argparse.Namespace) -> int:
         evaluations={path.stem: read_figures(path) for path in options.evaluation},
         parity=not options.no_parity,
         parity_python=options.parity_python,
+        average=options.average,
     )
     print(f"{options.out}: {report['parameters']:,} parameters in {report['dtype']}, step {report['step']}")
     if report["parity"] is not None:

@@ -61,6 +61,7 @@ def export_run(
     evaluations: Mapping[str, Mapping[str, Any]] | None = None,
     parity: bool = True,
     parity_python: str | Path | None = None,
+    average: bool = False,
 ) -> dict[str, Any]:
     """Export a run's checkpoint; return step, parameters, dtype, the parity report and the largest difference of the ONNX encoder.
 
@@ -75,6 +76,7 @@ def export_run(
         name, licence: for the model card.
         evaluations: figures of `rwtrain eval … --json` by title, for the model card.
         parity: load the folder in a clean process and compare; `parity_python` names that process's interpreter.
+        average: write the moving average of the weights (optimizer.ema_decay) instead of the weights.
 
     Raises:
         ConfigError: `out` holds something else than an export.
@@ -83,7 +85,7 @@ def export_run(
     """
     out = Path(out)
     check_replaceable(out)
-    run = TrainedRun.open(source)
+    run = TrainedRun.open(source, average=average)
     weights = untied(run)
     data = run.datasets.get("text")
     with atomic_folder(out) as folder:

@@ -30,10 +30,14 @@ class TrainedRun:
     folder: Path
     checkpoint: Path
     config: RefinedWebConfig
+    average: bool = False
 
     @classmethod
-    def open(cls, path: str | Path) -> TrainedRun:
+    def open(cls, path: str | Path, *, average: bool = False) -> TrainedRun:
         """Open a run folder (its latest checkpoint) or one checkpoint of it.
+
+        Args:
+            average: take the moving average of the weights (optimizer.ema_decay) for the weights.
 
         Raises:
             DataError: there is no finished, undamaged checkpoint, or the run folder is not complete.
@@ -43,7 +47,7 @@ class TrainedRun:
         for name in ("config.yaml", "model/config.json", "tokenizer/tokenizer.model"):
             if not (folder / name).is_file():
                 raise DataError(folder / name, "missing from the run folder", "Give a run folder written by `rwtrain train`, or one of its checkpoints")
-        return cls(folder, checkpoint, RefinedWebConfig.from_pretrained(folder / "model"))
+        return cls(folder, checkpoint, RefinedWebConfig.from_pretrained(folder / "model"), average)
 
     @property
     def tokenizer(self) -> Path:
@@ -73,15 +77,15 @@ class TrainedRun:
 
     @cached_property
     def datasets(self) -> dict[str, ShardDataset]:
-        """The training shards that are still whole and at their place, by use: "text", "images"."""
+        """The training shards that are still whole and at their place, by use: "text", "images", and of a mixture "text 2", …"""
         found, data = {}, self.settings.get("data", {})
         for name in ("text", "images"):
-            if not data.get(name):
-                continue
-            try:
-                found[name] = ShardDataset(data[name])
-            except DataError as error:
-                log.warning("The training data is left out of account: %s", error)
+            folders = [data[name]] if isinstance(data.get(name), str) else [source["path"] for source in data.get(name) or []]
+            for number, folder in enumerate(folders, start=1):
+                try:
+                    found[name if number == 1 else f"{name} {number}"] = ShardDataset(folder)
+                except DataError as error:
+                    log.warning("The training data is left out of account: %s", error)
         return found
 
     @cached_property
@@ -103,7 +107,7 @@ class TrainedRun:
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """All parameters by name, tied ones under every name; nothing of them is in memory yet."""
-        return read_parameters(self.checkpoint / TAG)
+        return read_parameters(self.checkpoint / TAG, average=self.average)
 
     def state(self) -> dict[str, torch.Tensor]:
         """All parameters in float32 by name."""

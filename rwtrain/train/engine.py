@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from rwtrain.config.schema import OptimizerConfig
 from rwtrain.errors import ConfigError
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
+from rwtrain.train.zero import AVERAGE
 
 
 def build_engine(
@@ -68,8 +70,9 @@ def build_engine(
             layer.gradient_checkpointing = index % activation_checkpointing == 0
     zero_stage = deepspeed_config.get("zero_optimization", {}).get("stage", 0)
     plain = not zero_stage and not any(deepspeed_config.get(kind, {}).get("enabled") for kind in ("bf16", "fp16"))
-    optimizer = (SkippingAdamW if plain else torch.optim.AdamW)(
-        parameter_groups(model, optimizer_config.weight_decay),
+    optimizer = (SkippingAdamW if plain else AdamW)(
+        parameter_groups(model, optimizer_config.weight_decay, layer_decay=optimizer_config.layer_decay),
+        ema_decay=optimizer_config.ema_decay,
         lr=0.0,  # set by `start_schedule`: DeepSpeed may take an empty step before
         betas=(optimizer_config.beta1, optimizer_config.beta2),
         eps=optimizer_config.epsilon,
@@ -79,7 +82,7 @@ def build_engine(
         for state in basic_optimizer.state.values():
             state["step"].zero_()  # ZeRO stage 0 counts its empty step, which would change the first updates
         for group in basic_optimizer.param_groups:
-            group["lr"] = optimizer_config.learning_rate
+            group["lr"] = optimizer_config.learning_rate * group["lr_scale"]
         return LambdaLR(basic_optimizer, lambda step: learning_rate_factor(step, steps, optimizer_config))
 
     with contextlib.redirect_stdout(None):
@@ -87,7 +90,40 @@ def build_engine(
     return engine
 
 
-class SkippingAdamW(torch.optim.AdamW):
+class AdamW(torch.optim.AdamW):
+    """AdamW that can keep an exponential moving average of the weights.
+
+    The average is one more state, "ema", of the tensors that are updated: the float32 shards that DeepSpeed makes. So it is distributed, saved,
+    loaded and redistributed like Adam's own averages. Update t (from 1) uses the decay min(ema_decay, (1 + t) / (10 + t)), so that the
+    average forgets the initial weights soon.
+
+    Args:
+        ema_decay: None keeps no average, and drops one that a checkpoint brought along.
+    """
+
+    def __init__(self, groups: Any, *, ema_decay: float | None = None, **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        self.ema_decay = ema_decay
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        updated = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
+        if self.ema_decay is None:
+            for parameter in updated:
+                self.state[parameter].pop(AVERAGE, None)
+            return super().step(closure)
+        begun = {parameter: parameter.detach().clone() for parameter in updated if AVERAGE not in self.state[parameter]}
+        result = super().step(closure)
+        for parameter in updated:
+            state = self.state[parameter]
+            if parameter in begun:
+                state[AVERAGE] = begun[parameter]
+            count = float(state["step"])
+            state[AVERAGE].lerp_(parameter, 1 - min(self.ema_decay, (1 + count) / (10 + count)))
+        return result
+
+
+class SkippingAdamW(AdamW):
     """AdamW that makes no update from gradients that are not finite, as DeepSpeed's optimisers do; for fp32 without ZeRO, where none of them is used.
 
     Attributes:
@@ -151,14 +187,34 @@ def _draw_in_float32() -> Iterator[None]:
         functions.update(original)
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms, biases and temperatures do not."""
-    decayed: list[torch.Tensor] = []
-    plain: list[torch.Tensor] = []
-    for parameter in model.parameters():
-        dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
-        (decayed if dimensions >= 2 else plain).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+def parameter_groups(model: torch.nn.Module, weight_decay: float, *, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Matrices decay; norms, biases and temperatures do not.
+
+    Args:
+        layer_decay: learning rate of a layer as a share of that of the layer above it (Clark et al. 2020, ELECTRA, section 3.1): what stands
+            behind the last layer has the full rate, embedding and image encoder the lowest.
+
+    Returns:
+        Groups with "weight_decay" and "lr_scale", the share of the learning rate.
+    """
+    layers = max((_depth(name, 0) for name, _ in model.named_parameters()), default=0)
+    groups: dict[tuple[int, bool], list[torch.Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
+        groups.setdefault((_depth(name, layers + 1) if layer_decay < 1 else 0, not matrix), []).append(parameter)
+    top = layers + 1 if layer_decay < 1 else 0
+    return [
+        {"params": members, "weight_decay": 0.0 if plain else weight_decay, "lr_scale": layer_decay ** (top - depth)}
+        for (depth, plain), members in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def _depth(name: str, top: int) -> int:
+    """0 for what reads the input, n + 1 for trunk layer n, `top` for what stands behind the layers."""
+    if re.search(r"embed_tokens|vision_tower|image_projector|entity_projection", name):
+        return 0
+    layer = re.search(r"\b(?:layers|entity_gates)\.(\d+)\.", name)
+    return int(layer[1]) + 1 if layer else top
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:

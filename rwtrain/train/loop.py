@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rwtrain.train.flops import micro_batch_flops
 from rwtrain.train.guard import EXIT_DIVERGED, Diverged, Guard
 from rwtrain.train.hardware import peak_tflops_of
 from rwtrain.train.metrics import MetricsLog, peak_memory_gb, read_metrics, throughput
+from rwtrain.train.profile import StepProfiler
 from rwtrain.train.rank_log import close_rank_log, open_rank_log
 from rwtrain.train.sentinel import Sentinel
 from rwtrain.train.signals import StopRequest
@@ -92,7 +93,8 @@ class Trainer:
         past = {line["step"]: line for line in read_metrics(self.folder) if line["step"] <= self.step} if ranks.is_main else {}
         counted = [line["loss/total"] for _, line in sorted(past.items()) if "skipped" not in line and line["loss/total"] is not None]
         self.guard = Guard(config.guard, ranks.broadcast(counted[-config.guard.spike_window :]))  # type: ignore[arg-type]
-        self.log = MetricsLog(self.folder, enabled=ranks.is_main, tensorboard=config.logging.tensorboard, start=self.step, steps=config.steps)
+        self.log = MetricsLog(self.folder, config.logging, enabled=ranks.is_main, start=self.step, steps=config.steps)
+        self.profiler = StepProfiler(self.folder, config.logging.profile_steps if ranks.is_main else None)
         self.rank_log = open_rank_log(self.folder, ranks.rank)
         self.sentinel = Sentinel(
             self.folder,
@@ -108,9 +110,11 @@ class Trainer:
         self.started = False
         self.verdict = "go on"
         self.stall_s: float | None = None  # what the last checkpoint took, to be reported with the next step
-        self.rank_log.info("rank %d of %d, process %d on %s; %s", ranks.rank, ranks.world_size, os.getpid(), ranks.device, self._summary())
+        summary = self._summary()
+        self.rank_log.info("rank %d of %d, process %d on %s; %s", ranks.rank, ranks.world_size, os.getpid(), ranks.device, summary)
+        self.log.event("resume" if self.step else "start", self.step, summary.removeprefix(f"{self.folder}: "))
         if ranks.is_main:
-            print(self._summary(), flush=True)
+            print(summary, flush=True)
 
     def _summary(self) -> str:
         parameters = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in self.engine.module.parameters())
@@ -126,36 +130,43 @@ class Trainer:
         stopped = False
         batches = self.loader.iterate(self.step, self.config.steps)
         try:
-            with self.sentinel:
-                while True:
-                    self.sentinel.enter(self.step + 1, "data")
-                    prepared = next(batches, None)
-                    if prepared is None:
-                        break
-                    self._train_step(*prepared)
-                    self.saver.poll()
-                    if self.step % self.config.checkpoint.every_steps == 0:
-                        self._save()
+            with self.sentinel, self.profiler:
+                while not stopped and self.advance(batches):
                     self.sentinel.enter(self.step, "agreement")
                     (stopped,) = self.ranks.agree(stop.requested)
-                    if stopped:
-                        self.rank_log.info("step %d: stopping on request", self.step)
-                        break
+                if stopped:
+                    self.rank_log.info("step %d: stopping on request", self.step)
+                    self.log.event("stop", self.step, "on request of a signal")
                 self._save_last()
         except BaseException as error:
             self.rank_log.info("ended behind step %d: %s: %s", self.step, type(error).__name__, error)
             raise
         finally:
-            batches.close()  # type: ignore[attr-defined]
+            batches.close()
             self._flush()
             self.log.close()
             close_rank_log(self.rank_log)
         return EXIT_STOPPED if stopped and self.step < self.config.steps else 0
 
+    def advance(self, batches: Generator[tuple[list[Batch], float], None, None]) -> bool:
+        """One optimiser step and, if it is due, a checkpoint; False when there are no more batches."""
+        self.sentinel.enter(self.step + 1, "data")
+        prepared = next(batches, None)
+        if prepared is None:
+            return False
+        self.profiler.begin(self.step + 1)
+        self._train_step(*prepared)
+        self.profiler.end(self.step)
+        self.saver.poll()
+        if self.step % self.config.checkpoint.every_steps == 0:
+            self._save()
+        return True
+
     def _train_step(self, micro_batches: list[Batch], waited_s: float) -> None:
         began = time.perf_counter()
         first, self.started = not self.started, True
         torch.manual_seed(self.config.seed * 1_000_003 + self.step * self.ranks.world_size + self.ranks.rank)
+        self.sentinel.enter(self.step + 1, "counts", slow=first)
         counts = self.ranks.total(torch.stack([self.task.counts(batch) for batch in micro_batches]).sum(0))
         outputs: list[TaskOutput] = []
         limit = self.guard.limit
@@ -172,6 +183,9 @@ class Trainer:
                 factor = self._verdict(sums, counts, limit)
             self.engine.backward(output.total * factor)
             self.sentinel.enter(self.step + 1, f"update {index + 1}/{len(micro_batches)}", slow=first)
+            if index + 1 == len(micro_batches) and (stalled := self.saver.release()):
+                self.stall_s = (self.stall_s or 0.0) + stalled
+                began += stalled
             self.engine.step()
         self.step += 1
         seconds = time.perf_counter() - began + waited_s
@@ -216,7 +230,7 @@ class Trainer:
             world_size=self.ranks.world_size,
             peak_tflops=self.peak_tflops,
         )
-        line |= {"learning_rate": self.engine.get_lr()[0], **speed, "step_s": seconds, "data_stall": waited_s / seconds, "memory_gb": peak_memory_gb()}
+        line |= {"learning_rate": max(self.engine.get_lr()), **speed, "step_s": seconds, "data_stall": waited_s / seconds, "memory_gb": peak_memory_gb()}
         if (grad_norm := self.engine.get_global_grad_norm()) is not None:  # plain fp32 without ZeRO has none
             line["grad_norm"] = float(grad_norm)
         if self.engine.fp16_enabled():

@@ -93,6 +93,7 @@ def rank_memory(
     checkpoint_every: int,
     label_tokens: float,
     cpu: bool = False,
+    average: bool = False,
 ) -> Memory:
     """The memory of one rank.
 
@@ -100,21 +101,23 @@ def rank_memory(
         checkpoint_every: every how many layers activations are recomputed, 0 for never.
         label_tokens: tokens of the micro-batch with a language-modelling loss.
         cpu: the rank runs on a CPU, where reserved memory counts only once it is used.
+        average: the optimiser keeps a moving average of the weights.
     """
     parameters = count_parameters(config)
-    states = _states(parameters, precision, world_size=world_size, cpu=cpu)
+    states = _states(parameters, precision, world_size=world_size, cpu=cpu, kept=3 if average else 2)
     chunk = LOSS_CHUNK_TOKENS["cpu" if cpu else "cuda"]
     activations, working = _activations(config, recipe, precision.bytes, checkpoint_every=checkpoint_every, label_tokens=label_tokens, chunk=chunk)
     return Memory(**states, activations=activations, working=working)
 
 
-def _states(parameters: Parameters, precision: Precision, *, world_size: int, cpu: bool) -> dict[str, float]:
+def _states(parameters: Parameters, precision: Precision, *, world_size: int, cpu: bool, kept: int) -> dict[str, float]:
+    """`kept`: float32 numbers of each parameter that the optimiser keeps beside the weights."""
     total, size, stage = parameters.total, precision.bytes, precision.stage
     share = total / world_size
     master = FP32 if size < FP32 or stage > 0 else 0  # ZeRO copies fp32 parameters too; plain fp32 updates them in place
     owned = share if stage else float(total)
     held = (size if stage < 3 else 0) * total + (size * share if stage == 3 else 0)
-    optimizer = owned * (master + 2 * FP32)
+    optimizer = owned * (master + kept * FP32)
     gradients = size * (total if stage < 2 else share)
     bucket = min(precision.elements("reduce_bucket_size"), total) if cpu else precision.elements("reduce_bucket_size")
     temporaries = 2 * FP32 if cpu else FP32  # of AdamW: sqrt, and on a CPU its quotient

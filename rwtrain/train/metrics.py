@@ -1,18 +1,24 @@
-"""What a run reports: one JSON line per step, TensorBoard, and a progress bar."""
+"""What a run reports: one JSON line per step, TensorBoard, Weights & Biases, and a progress bar."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from rwtrain.config.schema import LoggingConfig
+from rwtrain.errors import RWTrainError
+
 
 class MetricsLog:
-    """Writes RUN/metrics.jsonl and RUN/tensorboard on the main rank; does nothing on the others.
+    """Writes RUN/metrics.jsonl, and what `config` asks for beside it, on the main rank; does nothing on the others.
 
     Numbers that are not finite are written as null, which every JSON reader accepts.
 
@@ -21,8 +27,8 @@ class MetricsLog:
             the file, so a step that was run twice has two lines, told apart by `process`.
     """
 
-    def __init__(self, run: Path, *, enabled: bool, tensorboard: bool, start: int, steps: int) -> None:
-        self._file = self._board = self._bar = None
+    def __init__(self, run: Path, config: LoggingConfig, *, enabled: bool, start: int, steps: int) -> None:
+        self._file = self._board = self._bar = self._wandb = None
         if not enabled:
             return
         path = run / "metrics.jsonl"
@@ -31,24 +37,30 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
         if torn:  # by a kill in the middle of a line
             self._file.write("\n")
-        if tensorboard:
+        if config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
+        if config.wandb:
+            self._wandb = _start_wandb(run, config.wandb_project)
         self._bar = tqdm(total=steps, initial=start, desc="train", unit="step", dynamic_ncols=True)
 
     def write(self, lines: list[dict[str, Any]]) -> None:
         """Write the lines of consecutive steps, oldest first."""
         if self._file is None or self._bar is None or not lines:
             return
-        for line in lines:
-            self._file.write(json.dumps({"process": self._process, **{name: _finite(value) for name, value in line.items()}}) + "\n")
-        self._file.flush()
+        self._append([{name: _finite(value) for name, value in line.items()} for line in lines])
         last = lines[-1]
         numbers = {name: value for name, value in last.items() if name != "step" and isinstance(value, int | float)}
         if self._board is not None:
-            for name, value in numbers.items():
-                self._board.add_scalar(name, value, last["step"])
+            try:
+                for name, value in numbers.items():
+                    self._board.add_scalar(name, value, last["step"])
+            except OSError as error:
+                print(f"warning: TensorBoard gets no more figures ({error})", file=sys.stderr, flush=True)
+                self._board = None
+        if self._wandb is not None:
+            self._wandb.log({"step": last["step"], **numbers})
         speed = f"{last['tokens_per_s']:,.0f} tokens/s" + (f", MFU {last['mfu']:.1%}" if "mfu" in last else "")
         self._bar.set_postfix_str(f"loss {last['loss/total']:.3f}, {speed}", refresh=False)
         self._bar.update(len(lines))
@@ -56,13 +68,41 @@ class MetricsLog:
     def event(self, name: str, step: int, message: str) -> None:
         """Record that something out of the ordinary happened behind `step`, beside the lines of the steps."""
         if self._file is not None:
-            self._file.write(json.dumps({"process": self._process, "event": name, "step": step, "message": message}) + "\n")
+            self._append([{"event": name, "step": step, "message": message}])
+
+    def _append(self, lines: list[dict[str, Any]]) -> None:
+        """Write lines; on a full disk they wait in memory for the next time, and the training goes on."""
+        assert self._file is not None
+        try:
+            for line in lines:
+                self._file.write(json.dumps({"process": self._process, **line}) + "\n")
             self._file.flush()
+        except OSError as error:
+            print(f"warning: {self._file.name}: not written ({error})", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         for sink in (self._file, self._board, self._bar):
             if sink is not None:
-                sink.close()
+                with contextlib.suppress(OSError):  # a full disk has been reported
+                    sink.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(run: Path, project: str) -> Any:
+    """A Weights & Biases run in RUN/wandb: kept there unless WANDB_MODE says online; later starts of the run continue it when it is uploaded."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise RWTrainError("logging.wandb needs the package wandb. Install it with: pip install 'rwtrain[wandb]'") from error
+    from xxhash import xxh3_64_hexdigest
+
+    identifier = xxh3_64_hexdigest(str(run.resolve()).encode())
+    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True)
+    mode: Any = os.environ.get("WANDB_MODE", "offline")
+    started = wandb.init(project=project, name=run.name, id=identifier, resume="allow", dir=str(run), mode=mode, settings=settings)
+    started.define_metric("*", step_metric="step")  # steps that are run again after a resume are points like others
+    return started
 
 
 def _finite(value: Any) -> Any:

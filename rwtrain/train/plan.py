@@ -168,21 +168,21 @@ def make_plan(config: TrainConfig, cluster: Cluster, widths: Widths, *, accumula
     shown_s = 0.0 if overlap else reduce_s
     update_s = _update_s(count_parameters(model).total, precision, cluster)
     step_s = max(compute_s, hidden_s) + shown_s + update_s
-    total = count_parameters(model).total
+    total, average = count_parameters(model).total, config.optimizer.ema_decay is not None
     return Plan(
         world_size=world_size,
         accumulation=steps_per_update,
         rows=recipe.rows,
         tokens_per_step=recipe.rows * config.batch.seq_len * world_size * steps_per_update,
         model_flops=flops * world_size,
-        memory=rank_memory(model, recipe, precision, world_size=world_size, checkpoint_every=every, label_tokens=labels),
+        memory=rank_memory(model, recipe, precision, world_size=world_size, checkpoint_every=every, label_tokens=labels, average=average),
         communication=communication,
         compute_s=compute_s,
         communication_s=hidden_s + shown_s,
         update_s=update_s,
         step_s=step_s,
         mfu=flops / step_s / (cluster.device.peak_tflops * 1e12),
-        checkpoint_bytes=float(total * (precision.bytes + (3 if precision.bytes < FP32 or precision.stage else 2) * FP32)),
+        checkpoint_bytes=float(total * (precision.bytes + ((3 if precision.bytes < FP32 or precision.stage else 2) + average) * FP32)),
         device=cluster.device,
         steps=config.steps,
         price_per_gpu_hour=cluster.price_per_gpu_hour,

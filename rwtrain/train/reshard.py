@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from rwtrain.errors import DataError
-from rwtrain.train.zero import ADAM, files_of, read_states
+from rwtrain.train.zero import ADAM, AVERAGE, files_of, read_states
 
 Slot = tuple[str, int, int, dict[str, torch.Tensor]]
 
@@ -52,7 +52,8 @@ def load_resharded(engine: Any, folder: Path) -> int:
     for name, start, stop, places in _slots(engine, state, groups):
         for key, place in places.items():
             position = 0
-            for chunk in stored[name][key].chunks(start, stop):
+            parts = stored[name]
+            for chunk in parts.get(key, parts["fp32"]).chunks(start, stop):  # an average that the checkpoint lacks begins with the weights
                 place[position : position + len(chunk)].copy_(chunk)
                 position += len(chunk)
     model = _restore_scalars(engine, state, folder)
@@ -75,6 +76,8 @@ def load_parameters(engine: Any, weights: Mapping[str, Stored]) -> None:
         for chunk in weights[name].chunks(start, stop) if name in weights else ():
             places["fp32"][position : position + len(chunk)].copy_(chunk)
             position += len(chunk)
+        if AVERAGE in places:
+            places[AVERAGE].copy_(places["fp32"])
     for entry in _adam(state)["state"].values():
         entry["step"] = torch.zeros((), dtype=torch.float32)
     _load(engine, state)
@@ -93,15 +96,16 @@ def _adam(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _slots(engine: Any, state: Mapping[str, Any], groups: Sequence[Mapping[str, Sequence[int]]]) -> Iterator[Slot]:
-    """Where this rank's shares go: (name, first element, end, {"fp32" or a key of `ADAM`: the engine's tensor for these elements})."""
+    """Where this rank's shares go: (name, first element, end, {"fp32", a key of `ADAM` or `AVERAGE`: the engine's tensor for these elements})."""
     adam = _adam(state)["state"]
+    keys = (*ADAM, AVERAGE) if engine.basic_optimizer.ema_decay is not None else ADAM
 
     def places(flat: torch.Tensor, number: int, start: int, count: int, *, padding: int = 0) -> dict[str, torch.Tensor]:
         averages = adam.setdefault(number, {})
-        for key in ADAM:
+        for key in keys:
             if key not in averages:  # DeepSpeed makes them at the first step
                 averages[key] = flat.new_zeros(flat.numel() + padding) if padding else torch.zeros_like(flat)
-        tensors = {"fp32": flat} | {key: averages[key] for key in ADAM}
+        tensors = {"fp32": flat} | {key: averages[key] for key in keys}
         return {key: tensor.view(-1)[start : start + count] for key, tensor in tensors.items()}
 
     if "fp32_flat_groups" in state:  # stage 3: this rank holds its ⌈n / ranks⌉ elements of every parameter
@@ -141,7 +145,7 @@ def _place(engine: Any) -> tuple[int, int]:
 
 
 def _restore_scalars(engine: Any, state: dict[str, Any], folder: Path) -> Mapping[str, Any]:
-    """Step counts, hyperparameters, loss scale, schedule and counters; returns the first rank's model file."""
+    """Step counts, loss scale, schedule and counters; returns the first rank's model file. Hyperparameters are those of the present settings."""
     model = _open(files_of(folder, "*_model_states.pt")[0])
     optimizers = files_of(folder, "*_optim_states.pt")
     saved = _open(optimizers[0])["optimizer_state_dict"] if optimizers else model["optimizer"]
@@ -149,8 +153,6 @@ def _restore_scalars(engine: Any, state: dict[str, Any], folder: Path) -> Mappin
     step = next(iter(theirs["state"].values()))["step"]
     for entry in mine["state"].values():
         entry["step"] = torch.as_tensor(step, dtype=torch.float32).clone()
-    for group, source in zip(mine["param_groups"], theirs["param_groups"], strict=True):
-        group.update({key: value for key, value in source.items() if key != "params"})
     if engine.fp16_enabled() and saved.get("dynamic_loss_scale"):
         scale, iteration = (
             (saved["loss_scaler"].cur_scale, saved["loss_scaler"].cur_iter) if "loss_scaler" in saved else (saved["cur_scale"], saved["cur_iter"])

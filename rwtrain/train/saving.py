@@ -1,7 +1,8 @@
 """Saving checkpoints while training goes on, and loading them.
 
-Training stalls only while the states are copied to host memory. Then a thread of every rank writes, flushes and hashes that rank's files,
-and rank 0 commits the checkpoint at the first later step at which all ranks agree that theirs are done. One save is in flight at most.
+The states are copied to host memory by a thread of every rank, beside the next step's forward and backward pass: nothing changes them before
+its update, which waits for the copy. Then the thread writes, flushes and hashes that rank's files, and rank 0 commits the checkpoint at the first
+later step at which all ranks agree that theirs are done. One save is in flight at most.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import copy
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,19 +29,33 @@ from rwtrain.train.mirror import Mirror
 
 Files = list[tuple[Path, Any]]  # path inside the checkpoint, what `torch.save` writes there
 POLL_S = 0.1
+LARGE_BYTES = 1 << 20  # smaller tensors are copied at once: buffers that a forward pass changes are among them
+CHUNK_BYTES = 1 << 24
 
 
 class HostCopies:
-    """Copies of state dicts in host memory, in buffers that the next save uses again (new memory would cost most of the time)."""
+    """Copies of state dicts in host memory, in buffers that the next save uses again (new memory would cost most of the time).
+
+    Large tensors of a CPU are copied by `fill`, in whatever thread; until then they must not change.
+    """
 
     def __init__(self) -> None:
         self._buffers: list[torch.Tensor] = []
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._used = 0
         self._copied: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
     def restart(self) -> None:
         """Give all buffers back: the copies made so far are no longer needed."""
         self._used = 0
+        self._waiting.clear()
+
+    def fill(self) -> None:
+        """Make the copies that wait; Python's lock is released meanwhile."""
+        while self._waiting:
+            buffer, source = self._waiting.pop()
+            for start in range(0, len(source), CHUNK_BYTES):
+                buffer[start : start + CHUNK_BYTES].copy_(source[start : start + CHUNK_BYTES])
 
     def forget_sources(self) -> None:
         """Let go of what was copied; tensors copied later share no memory with those copied before."""
@@ -68,7 +84,10 @@ class HostCopies:
             if len(self._buffers[self._used]) != storage.nbytes():
                 self._buffers[self._used] = torch.empty(storage.nbytes(), dtype=torch.uint8, pin_memory=storage.device.type == "cuda")
             buffer = self._buffers[self._used].untyped_storage()
-            buffer.copy_(storage, non_blocking=True)
+            if storage.device.type == "cpu" and storage.nbytes() >= LARGE_BYTES:
+                self._waiting.append((self._buffers[self._used], torch.empty(0, dtype=torch.uint8).set_(storage)))
+            else:
+                buffer.copy_(storage, non_blocking=True)
             self._used += 1
             self._copied[storage._cdata] = storage, buffer  # holding the source, so that its address names nothing else
         return self._copied[storage._cdata][1]
@@ -77,19 +96,26 @@ class HostCopies:
 class Writer(threading.Thread):
     """Writes one rank's files of a checkpoint.
 
+    Args:
+        copies: whose `fill` comes first.
+
     Attributes:
+        copied: set when nothing is read from the engine's states any more.
         written: path → bytes and hash of the finished files.
         error: why it failed, None if it did not.
     """
 
-    def __init__(self, folder: Path, files: Files) -> None:
+    def __init__(self, folder: Path, files: Files, copies: HostCopies) -> None:
         super().__init__(name=f"checkpoint writer {folder.name}")
-        self.folder, self.files = folder, files
+        self.folder, self.files, self.copies = folder, files, copies
+        self.copied = threading.Event()
         self.written: dict[str, dict[str, Any]] = {}
         self.error: str | None = None
 
     def run(self) -> None:
         try:
+            self.copies.fill()
+            self.copied.set()
             while self.files:
                 name, content = self.files.pop(0)
                 path = self.folder / name
@@ -100,13 +126,15 @@ class Writer(threading.Thread):
                 self.written[str(name)] = {"bytes": path.stat().st_size, "hash": content_hash(path)}
         except Exception as error:  # whatever it is, it must not end the training
             self.error = f"{type(error).__name__}: {error}".splitlines()[0]
+        finally:
+            self.copied.set()
 
 
 class Saver:
     """Saves checkpoints of one engine. Every method is collective: all ranks call it at the same point.
 
     Args:
-        report: called on rank 0 with (event, step, message) when a checkpoint could not be written.
+        report: called on rank 0 with (event, step, message) when a checkpoint is whole or could not be written.
 
     Attributes:
         saved_step: step of the newest checkpoint that is whole.
@@ -132,13 +160,21 @@ class Saver:
         """
         self.finish()
         files = self._collect(step)
-        self._step, self._loss = step, loss
-        self._writer = Writer(checkpoint.temporary_folder(self.folder, step), files)
+        self._step, self._loss, self._began = step, loss, time.monotonic()
+        self._writer = Writer(checkpoint.temporary_folder(self.folder, step), files, self._copies)
         if self.config.asynchronous:
             self._writer.start()
         else:
             self._writer.run()
             self._settle()
+
+    def release(self) -> float:
+        """To be called before anything changes the engine's states: wait until they are copied; returns the seconds it took. Not collective."""
+        if self._writer is None or self._writer.copied.is_set():
+            return 0.0
+        began = time.perf_counter()
+        self._writer.copied.wait()
+        return time.perf_counter() - began
 
     def poll(self) -> None:
         """Finish the save in flight if all ranks' files are written; cheap, to be called at every step."""
@@ -208,6 +244,9 @@ class Saver:
                 problem = f"{type(error).__name__}: {error}"
             if problem is not None:
                 self._give_up(problem)
+            else:
+                size = sum(entry["bytes"] for part, _ in parts for entry in part.values())
+                self.report("checkpoint", self._step, f"{size / 1e9:.3g} GB, whole after {time.monotonic() - self._began:.3g} s")
         problem = self.ranks.broadcast(problem)  # type: ignore[assignment]
         if problem is None:
             self.saved_step = self._step
@@ -240,7 +279,8 @@ class Saver:
 def layout(engine: Any, ranks: Ranks) -> dict[str, Any]:
     """What must be equal for DeepSpeed to load a checkpoint as it is."""
     precision = "bf16" if engine.bfloat16_enabled() else "fp16" if engine.fp16_enabled() else "fp32"
-    return {"world_size": ranks.world_size, "zero_stage": int(engine.zero_optimization_stage()), "precision": precision}
+    groups = len(engine.basic_optimizer.param_groups)
+    return {"world_size": ranks.world_size, "zero_stage": int(engine.zero_optimization_stage()), "precision": precision, "parameter_groups": groups}
 
 
 def load(engine: Any, ranks: Ranks, run: Path, *, fallback: bool = False) -> int:

@@ -24,8 +24,8 @@ class Sentinel:
 
     The loop reports where it is with `enter`: a counter, no system call. Every tenth of the limit the thread writes it to
     RUN/heartbeats/rank-N.json. When this rank has not moved for `limit_s`, the thread reads the other ranks' files: all ranks pass
-    the same sequence of phases, so those with the fewest are the ones that the others wait for. It logs them and this rank's own
-    stack, and ends the process with status 87. If the interpreter itself is stuck, so that the thread cannot run,
+    the same sequence of phases, so those with the fewest are the ones that the others wait for. It logs them and the stacks of this
+    rank's own threads, and ends the process with status 87. If the interpreter itself is stuck, so that the thread cannot run,
     faulthandler's timer, which needs no interpreter, writes the stack and ends the process.
 
     Args:
@@ -39,7 +39,6 @@ class Sentinel:
         self._state: tuple[int, int, str, bool, float] = (0, 0, "start", True, time.monotonic())  # progress, step, phase, slow, since
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="sentinel", daemon=True)
-        self._main = threading.main_thread().ident
 
     def enter(self, step: int, phase: str, *, slow: bool = False) -> None:
         """Say that this rank begins `phase` of `step`."""
@@ -85,9 +84,11 @@ class Sentinel:
         self.log.error(
             "no progress for %.0f s in step %d, phase %s; %s", limit, step, phase, describe(missing_ranks(self.folder, self.world_size, self.limit_s))
         )
-        frame = sys._current_frames().get(self._main or 0)
-        if frame is not None:
-            self.log.error("this rank stands at:\n%s", "".join(traceback.format_stack(frame)).rstrip())
+        frames = sys._current_frames()
+        for thread in threading.enumerate():  # the loader and the checkpoint writer, too, which the main thread may wait for
+            if thread is not threading.current_thread() and (frame := frames.get(thread.ident or 0)) is not None:
+                where = "this rank stands at" if thread is threading.main_thread() else f"its thread {thread.name!r} at"
+                self.log.error("%s:\n%s", where, "".join(traceback.format_stack(frame)).rstrip())
         for handler in self.log.handlers:
             handler.flush()
         os._exit(EXIT_HUNG)

@@ -13,8 +13,9 @@ import torch
 
 from rwtrain.config.deepspeed import resolve
 from rwtrain.config.load import dump_yaml
-from rwtrain.config.schema import ModelConfig, TrainConfig
-from rwtrain.data.loader import Loader, open_dataset
+from rwtrain.config.schema import DataSource, ModelConfig, TrainConfig
+from rwtrain.data.loader import Loader, Sources, open_dataset
+from rwtrain.data.mixture import Mixture
 from rwtrain.data.recipe import Recipe
 from rwtrain.data.shards import MANIFEST, ShardDataset
 from rwtrain.data.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, MASK_ID, PAD_ID, Tokenizer
@@ -38,9 +39,9 @@ class Inputs:
     """
 
     tokenizer: Tokenizer
-    text: ShardDataset
+    text: Sources
     pairs: ShardDataset | None
-    images: ShardDataset | None
+    images: Sources | None
     vectors: np.ndarray | None
     vectors_hash: str | None
     image_size: int
@@ -67,15 +68,21 @@ def open_inputs(config: TrainConfig, *, verify: bool) -> Inputs:
 
         store = EntityStore.open(config.data.entity_store)
         vectors, vectors_hash, store_hash = store.vectors, store.vectors_hash, store.hash
-    text = open_dataset(config.data.text, tokenizer, verify=verify, entity_store_hash=store_hash)
+
+    def open_sources(sources: list[DataSource]) -> Sources:
+        datasets = [open_dataset(source.path, tokenizer, verify=verify, entity_store_hash=store_hash) for source in sources]
+        return Sources(datasets, Mixture([source.weight for source in sources]))
+
+    text = open_sources(config.data.text)
     if verify:
-        text.check_mentions(None if vectors is None else len(vectors))
+        for dataset in text.datasets:
+            dataset.check_mentions(None if vectors is None else len(vectors))
     pairs = None
     if config.data.pairs is not None and config.batch.pair_rows and config.batch.pair_views == "given":
         pairs = open_dataset(config.data.pairs, tokenizer, verify=verify, entity_store_hash=store_hash)
     images, image_size, image_tokens = None, 0, 0
     if config.data.images is not None and config.batch.image_rows:
-        images = open_dataset(config.data.images, tokenizer, verify=verify, entity_store_hash=store_hash)
+        images = open_sources(config.data.images)
     if config.model.vision is not None and config.batch.image_rows:
         image_size, image_tokens, _ = image_shape(config.model.vision)
     if config.batch.image_rows and image_tokens + 2 * config.batch.caption_tokens > config.batch.seq_len:
@@ -151,8 +158,8 @@ def shape_model(config: TrainConfig, *, vocab_size: int, entity_dim: int, image_
         raise ConfigError(f"model: {error}") from error
 
 
-def make_loader(config: TrainConfig, inputs: Inputs, *, rank: int, world_size: int) -> Loader:
-    """The loader of one rank."""
+def make_loader(config: TrainConfig, inputs: Inputs, *, rank: int, world_size: int, cache: Path | None = None) -> Loader:
+    """The loader of one rank; `cache` is a folder of packing plans."""
     recipe = Recipe.derive(config.batch, world_size=world_size, image_tokens=inputs.image_tokens, entity_dim=inputs.entity_dim)
     return Loader(
         config,
@@ -164,14 +171,16 @@ def make_loader(config: TrainConfig, inputs: Inputs, *, rank: int, world_size: i
         images=inputs.images,
         vectors=inputs.vectors,
         image_size=inputs.image_size,
+        cache=cache,
     )
 
 
 def identity(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
     """What a resumed run must share with the run it continues: data, tokenizer, entities, model, batch and seed."""
-    datasets = {"data.text": inputs.text, "data.images": inputs.images} | ({"data.pairs": inputs.pairs} if inputs.pairs else {})
     return {
-        **{name: content_hash(dataset.folder / MANIFEST) if dataset else None for name, dataset in datasets.items()},
+        "data.text": _described(inputs.text),
+        "data.images": _described(inputs.images),
+        **({"data.pairs": content_hash(inputs.pairs.folder / MANIFEST)} if inputs.pairs else {}),
         "data.tokenizer": inputs.tokenizer.hash,
         "data.entity_store": inputs.vectors_hash,
         "seed": config.seed,
@@ -179,6 +188,14 @@ def identity(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
         **{f"model.{key}": value for key, value in config.model.model_dump(mode="json", exclude={"preset"}).items()},
         **{f"batch.{key}": value for key, value in config.batch.model_dump(mode="json").items() if key != "accumulation"},
     }
+
+
+def _described(sources: Sources | None) -> Any:
+    """One source: its manifest's hash; several: hash and share of each."""
+    if sources is None:
+        return None
+    hashes = [content_hash(dataset.folder / MANIFEST) for dataset in sources.datasets]
+    return hashes[0] if len(hashes) == 1 else [[digest, count] for digest, count in zip(hashes, sources.mixture.counts, strict=True)]
 
 
 def check_identity(config: TrainConfig, inputs: Inputs) -> None:
@@ -215,6 +232,8 @@ def _gone(config: TrainConfig, before: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return " + ".join(f"{count} of {_shown(digest)}" for digest, count in value)
     return f"{value[:8]}…" if isinstance(value, str) and len(value) == HASH_CHARACTERS else str(value)
 
 

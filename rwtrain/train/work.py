@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -53,7 +54,7 @@ class Batches(Protocol):
     @property
     def recipe(self) -> Recipe: ...
 
-    def iterate(self, start: int, stop: int) -> Iterator[tuple[list[Batch], float]]:
+    def iterate(self, start: int, stop: int) -> Generator[tuple[list[Batch], float], None, None]:
         """Yield (micro-batches, seconds waited for them) for steps `start` to `stop`."""
 
     def summary(self) -> str:
@@ -88,8 +89,11 @@ def pretraining(config: TrainConfig, ranks: Ranks) -> Work:
     if ranks.is_main:
         check_identity(config, inputs)
         prepare_run_folder(config, inputs, world_size=ranks.world_size)
-    ranks.barrier()
-    loader = make_loader(config, inputs, rank=ranks.rank, world_size=ranks.world_size)
+    cache = Path(config.data.cache) if config.data.cache else Path(config.run) / "cache"
+    for turn in (ranks.is_main, not ranks.is_main):  # rank 0 packs, the others read its plan
+        if turn:
+            loader = make_loader(config, inputs, rank=ranks.rank, world_size=ranks.world_size, cache=cache)
+        ranks.barrier()
     task = PretrainingTask(loader.recipe, config.objectives, replicas=ranks.world_size * config.batch.accumulation)
     return Work(
         loader,

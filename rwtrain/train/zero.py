@@ -25,6 +25,7 @@ from rwtrain.train.archive import StoredTensor, read_archive
 
 CHUNK_ELEMENTS = 1 << 24
 ADAM = ("exp_avg", "exp_avg_sq")  # running averages of the gradients and of their squares
+AVERAGE = "ema"  # moving average of the parameters, in checkpoints of runs with optimizer.ema_decay
 REMEDY = "Use another checkpoint, written by DeepSpeed through `rwtrain train`"
 
 
@@ -54,27 +55,33 @@ class Parameter:
         return result.reshape(self.shape)
 
 
-def read_parameters(folder: str | Path) -> dict[str, Parameter]:
+def read_parameters(folder: str | Path, *, average: bool = False) -> dict[str, Parameter]:
     """All parameters of a DeepSpeed checkpoint by name; tied ones under every name.
 
     Args:
         folder: the folder with DeepSpeed's files.
+        average: the moving averages of the trained parameters instead of the parameters.
 
     Raises:
         DataError: files are missing, damaged, or do not fit together.
     """
     folder = Path(folder)
-    if (folder / "zero").is_dir():
+    if (folder / "zero").is_dir() and not average:
         return _universal(folder)
     models, optimizers = files_of(folder, "*_model_states.pt"), files_of(folder, "*_optim_states.pt")
     if not models:
         raise DataError(folder, "no *_model_states.pt here", REMEDY)
+    if average and not optimizers:
+        raise DataError(folder, "without ZeRO the averages have no names", "Continue the run for one checkpoint with a zero overlay first")
     states = [read_archive(path) for path in (models if optimizers else models[:1])]
     try:
         if not optimizers:
             found = {name: _whole(tensor) for name, tensor in states[0]["module"].items() if isinstance(tensor, StoredTensor)}
         else:
-            found = _partitioned(folder, states, [read_archive(path)["optimizer_state_dict"] for path in optimizers])
+            saved = [read_archive(path)["optimizer_state_dict"] for path in optimizers]
+            if average and AVERAGE not in _adam_states(saved[0])[0]:
+                raise DataError(folder, "it holds no moving average of the weights", "Train with optimizer.ema_decay set")
+            found = _partitioned(folder, states, saved, AVERAGE if average else "fp32")
         for alias, name in (states[0].get("shared_params") or {}).items():
             if name in found:
                 found[alias] = found[name]
@@ -111,7 +118,7 @@ def _universal(folder: Path) -> dict[str, Parameter]:
 
 
 def read_states(folder: str | Path, groups: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, dict[str, Parameter]]:
-    """What the optimiser holds of every trained parameter: name → {"fp32", "exp_avg", "exp_avg_sq"}.
+    """What the optimiser holds of every trained parameter: name → {"fp32", "exp_avg", "exp_avg_sq"}, and "ema" where it keeps an average.
 
     Args:
         folder: the folder with DeepSpeed's files, not a universal checkpoint.
@@ -127,26 +134,39 @@ def read_states(folder: str | Path, groups: Sequence[Mapping[str, Sequence[int]]
     model = read_archive(models[0])
     try:
         if not optimizers:
-            return _numbered(model, {name: tuple(shape) for group in groups for name, shape in group.items()})
+            return _numbered(folder, model, groups)
         saved = [read_archive(path)["optimizer_state_dict"] for path in optimizers]
-        found = {key: _trained(folder, model["param_shapes"], saved, key) for key in ("fp32", *ADAM)}
+        keys = ("fp32", *ADAM, *([AVERAGE] if AVERAGE in _adam_states(saved[0])[0] else []))
+        found = {key: _trained(folder, model["param_shapes"], saved, key) for key in keys}
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise DataError(folder, f"not a checkpoint of a known DeepSpeed layout ({type(error).__name__}: {error})", REMEDY) from error
     return {name: {key: found[key][name] for key in found} for name in found["fp32"]}
 
 
-def _numbered(model: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, Parameter]]:
+def _numbered(folder: Path, model: Mapping[str, Any], groups: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, dict[str, Parameter]]:
     saved = model["optimizer"]
-    adam = saved.get("optimizer_state_dict", saved)["state"]
+    adam = saved.get("optimizer_state_dict", saved)
+    if [len(group["params"]) for group in adam["param_groups"]] != [len(group) for group in groups]:
+        raise DataError(
+            folder,
+            "without ZeRO it numbers the parameters by the optimiser's groups, and those were others",
+            "Continue with the optimizer.layer_decay it was written with, or write one checkpoint with a zero overlay first",
+        )
     masters = [tensor for group in saved.get("fp32_groups", []) for tensor in group]
     found: dict[str, dict[str, Parameter]] = {}
-    for number, (name, shape) in enumerate(shapes.items()):
-        tensors = {"fp32": masters[number] if masters else model["module"][name]} | {key: adam[number][key] for key in ADAM}
+    for number, (name, shape) in enumerate((name, tuple(shape)) for group in groups for name, shape in group.items()):
+        states = adam["state"][number]
+        tensors = {"fp32": masters[number] if masters else model["module"][name]} | {key: states[key] for key in (*ADAM, AVERAGE) if key in states}
         found[name] = {key: Parameter(shape, [(tensor, 0, math.prod(shape))]) for key, tensor in tensors.items()}
     return found
 
 
-def _partitioned(folder: Path, models: list[Any], optimizers: list[Any]) -> dict[str, Parameter]:
+def _adam_states(saved: Mapping[str, Any]) -> Mapping[int, Mapping[str, Any]]:
+    """Group number → AdamW's states in one rank's file."""
+    return saved["optimizer_state_dict" if "fp32_flat_groups" in saved else "base_optimizer_state"]["state"]
+
+
+def _partitioned(folder: Path, models: list[Any], optimizers: list[Any], key: str) -> dict[str, Parameter]:
     module, shapes = models[0]["module"], models[0]["param_shapes"]
     if "fp32_flat_groups" in optimizers[0]:
         found = {name: _whole(module[name]) for name in models[0]["buffer_names"] if name in module}
@@ -155,11 +175,11 @@ def _partitioned(folder: Path, models: list[Any], optimizers: list[Any]) -> dict
             found[name] = Parameter(tuple(shape), _cut(fragments, 0, math.prod(shape)))
     else:
         found = {name: _whole(tensor) for name, tensor in module.items() if isinstance(tensor, StoredTensor)}  # buffers and frozen parameters are only here
-    return found | _trained(folder, shapes, optimizers, "fp32")
+    return found | _trained(folder, shapes, optimizers, key)
 
 
 def _trained(folder: Path, shapes: Sequence[Mapping[str, Sequence[int]]], optimizers: list[Any], key: str) -> dict[str, Parameter]:
-    """`key` ("fp32" or one of `ADAM`) of every parameter that ZeRO distributed over the ranks."""
+    """`key` ("fp32", one of `ADAM`, or `AVERAGE`) of every parameter that ZeRO distributed over the ranks."""
     ranks = max(_as_list(optimizers[0]["partition_count"]))
     if ranks != len(optimizers):
         raise DataError(
@@ -169,8 +189,7 @@ def _trained(folder: Path, shapes: Sequence[Mapping[str, Sequence[int]]], optimi
     if key == "fp32":
         flat = [state["fp32_flat_groups" if stage_3 else "single_partition_of_fp32_groups"] for state in optimizers]
     else:
-        adam = [state["optimizer_state_dict" if stage_3 else "base_optimizer_state"]["state"] for state in optimizers]
-        flat = [[states[number][key] for number in range(len(shapes))] for states in adam]
+        flat = [[states[number][key] for number in range(len(shapes))] for states in map(_adam_states, optimizers)]
     if stage_3:
         return _stage_3(folder, {name: tuple(shape) for group in shapes for name, shape in group.items()}, flat)
     found: dict[str, Parameter] = {}

@@ -36,19 +36,6 @@ def test_positions_are_spread_evenly() -> None:
     assert abs(random_uniform(0, np.arange(100_000)).mean() - 0.5) < 0.005
 
 
-def test_4096_ranks_consume_every_sample_once_per_epoch() -> None:
-    """Each rank asks only for its own positions; three epochs of 4,096 x 6 samples in steps of 4,096 x 2."""
-    ranks, items, steps = 4096, 2, 9
-    size = ranks * 6
-    seen = [np.concatenate([sample_at((step * ranks + rank) * items + np.arange(items), size, 7) for rank in range(0, ranks, 512)]) for step in range(steps)]
-    every = np.concatenate([sample_at(np.arange(step * ranks * items, (step + 1) * ranks * items), size, 7) for step in range(steps)])
-    for epoch in range(3):
-        assert np.array_equal(np.sort(every[epoch * size : (epoch + 1) * size]), np.arange(size))
-    for step, part in enumerate(seen):  # what a rank finds alone is what stands in the whole sequence
-        places = (step * ranks + np.arange(0, ranks, 512))[:, None] * items + np.arange(items)
-        assert np.array_equal(part, every[places.ravel()])
-
-
 def test_position_ten_billion_of_an_endless_stream() -> None:
     size, far = 3_000_000_007, 10**10
     around = sample_at(np.arange(far - 4, far + 4), size, 11)

@@ -165,6 +165,35 @@ def test_a_stopped_rank_is_named_and_the_job_ends(tmp_path: Path, train_settings
     assert "_train_step" in text or "agree" in text
 
 
+def train_with_a_loader_that_hangs(arguments: list[str]) -> int:
+    """Rank 1's loader does not come back from step 3, as on a file system that hangs."""
+    from rwtrain.config.load import load_config
+    from rwtrain.config.schema import TrainConfig
+    from rwtrain.data.loader import Loader
+    from rwtrain.train import loop
+
+    read = Loader.step_batches
+
+    def hanging_read(self: Loader, step: int) -> Any:
+        if self.rank == 1 and step == 2:
+            time.sleep(1000)
+        return read(self, step)
+
+    Loader.step_batches = hanging_read  # type: ignore[method-assign]
+    return loop.train(load_config(TrainConfig, arguments[0]))
+
+
+def test_a_stuck_rank_says_where_it_is_stuck(tmp_path: Path, train_settings: dict) -> None:
+    folder = tmp_path / "stuck"
+    job = start(folder, {**train_settings, "guard": {"hang_timeout_s": 6}}, steps=100, main=train_with_a_loader_that_hangs)
+    codes = job.wait(120)
+    assert EXIT_HUNG in codes
+    assert 0 not in codes
+    text = "".join((folder / "logs" / f"rank-{rank}.log").read_text() for rank in (0, 1))
+    assert "in step 3, phase data; waiting for rank 1 (step 3, phase data" in text
+    assert "hanging_read" in (folder / "logs" / "rank-1.log").read_text()  # the line of the loader's thread
+
+
 def test_ranks_behind_are_those_with_the_least_progress(tmp_path: Path) -> None:
     for rank, progress in enumerate((41, 40, 41)):
         (tmp_path / f"rank-{rank}.json").write_text(json.dumps({"progress": progress, "step": 7, "phase": "data" if rank == 1 else "forward 1/1"}))

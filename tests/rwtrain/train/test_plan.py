@@ -72,6 +72,13 @@ def test_states_follow_the_zero_paper(stage: int, per_parameter: float) -> None:
     assert memory.parameters + memory.gradients + memory.optimizer == pytest.approx(per_parameter * count_parameters(model).total)
 
 
+def test_a_moving_average_takes_four_bytes_a_parameter() -> None:
+    plans = [make_plan(example(*more), H100, WIDTHS) for more in ((), ("optimizer.ema_decay=0.999",))]
+    parameters = 1_056_276_355
+    assert plans[1].memory.optimizer - plans[0].memory.optimizer == pytest.approx(4 * parameters / 64)
+    assert plans[1].checkpoint_bytes - plans[0].checkpoint_bytes == pytest.approx(4 * parameters)
+
+
 def test_communication_by_hand() -> None:
     """1,000 bf16 parameters, 4 ranks: 1,500 bytes once around the ring."""
     sent = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from rwtrain.train import checkpoint
 from tests.rwtrain.train.runs import compare, lines, losses, start, train, wait_for_step
 
 STEPS = 30
+OVERLAYS = Path(__file__).parents[3] / "ds_configs"
 
 
 def command(folder: Path, settings: dict, *, processes: int, **changes: object) -> list[str]:
@@ -56,12 +58,22 @@ def test_zero_stages_agree_within_bf16(tmp_path: Path, settings: dict, reference
     compare(losses(folder), first_losses(reference), relative=2e-2)
 
 
-@pytest.mark.parametrize(
-    "engine", [{"overlays": ["zero3", "bf16", "offload"]}, {"activation_checkpointing": True}], ids=["offload", "activation_checkpointing"]
-)
-def test_saving_memory_changes_no_loss(tmp_path: Path, settings: dict, reference: Path, engine: dict) -> None:
-    train(tmp_path / "run", settings, steps=10, engine=engine)
-    compare(losses(tmp_path / "run"), first_losses(reference), relative=1e-3)
+@pytest.mark.parametrize("kind", ["offload", "offload_optimizer", "hpz", "activation_checkpointing"])
+def test_saving_memory_changes_no_loss(tmp_path: Path, settings: dict, reference: Path, kind: str) -> None:
+    engine: dict = {"overlays": ["zero3", "bf16", kind]} if kind != "activation_checkpointing" else {kind: 2}
+    if kind == "hpz":  # a copy of the weights for every two ranks
+        overlay = json.loads((OVERLAYS / "hpz.json").read_text())
+        overlay["zero_optimization"]["zero_hpz_partition_size"] = 2
+        (tmp_path / "hpz.json").write_text(json.dumps(overlay))
+        engine["overlays"][-1] = str(tmp_path / "hpz.json")
+    train(tmp_path / "run", settings, steps=6, engine=engine)
+    compare(losses(tmp_path / "run"), first_losses(reference, 6), relative=1e-3)
+
+
+def test_every_overlay_is_trained_with_somewhere() -> None:
+    """Those of the tests here, bf16 of the reference, fp32 and the other stages of test_reshard.py."""
+    tested = {"zero0", "zero1", "zero2", "zero3", "bf16", "fp16", "fp32", "offload", "offload_optimizer", "hpz"}
+    assert {path.stem for path in OVERLAYS.glob("*.json")} == tested | {"base"}
 
 
 def test_accumulation_and_ranks_are_the_same_global_batch(tmp_path: Path, settings: dict, pair_shards: Path) -> None:

@@ -50,3 +50,19 @@ def test_only_matrices_decay() -> None:
     assert all(name.endswith((".bias", "norm.weight", "logit_scale")) for name in plain)
     assert not any(name.endswith((".bias", "norm.weight", "logit_scale")) for name in decayed)
     assert {"text_logit_scale", "model.norm.weight", "model.entity_gates.1.gate.bias"} <= plain
+
+
+def test_layer_decay_by_hand() -> None:
+    """Two layers, decay 0.5: heads 1, layer 1 and its gate 1/2, layer 0 1/4, embedding and entity projection 1/8."""
+    config = RefinedWebConfig(vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, entity_dim=4, gate_layers=[1])
+    model = RefinedWebForPreTraining(config)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, 0.1, layer_decay=0.5)
+    scales = {names[id(parameter)]: group["lr_scale"] for group in groups for parameter in group["params"]}
+    assert scales.keys() == set(names.values())
+    expected = {"embed_tokens": 0.125, "entity_projection": 0.125, "layers.0.": 0.25, "layers.1.": 0.5, "entity_gates.1.": 0.5}
+    for name, scale in scales.items():
+        assert scale == next((value for part, value in expected.items() if part in name), 1.0), name
+    assert {group["weight_decay"] for group in groups} == {0.1, 0.0}
+    assert all((group["weight_decay"] == 0.1) == (parameter.ndim >= 2) for group in groups for parameter in group["params"])
+    assert [group["lr_scale"] for group in parameter_groups(model, 0.1)] == [1.0, 1.0]
