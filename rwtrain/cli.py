@@ -28,6 +28,11 @@ VERBS = {
     "report": ("rwtrain.train.report_command", "train", "show a training run as one HTML page"),
     "checkpoint": ("rwtrain.train.checkpoint_command", "train", "list, verify, prune and convert the checkpoints of a run"),
     "eval": ("rwtrain.evaluate.command", "train", "evaluate a checkpoint, an export or a knowledge graph"),
+    "answer": ("rwtrain.apps.answer_command", "apps", "index documents and answer questions from them, or from the graph"),
+    "recommend": ("rwtrain.apps.recommend_command", "apps", "learn from histories what comes next, recommend, and say why"),
+    "write": ("rwtrain.apps.write_command", "apps", "continue, correct and fill text with an exported model"),
+    "look": ("rwtrain.apps.look_command", "apps", "look inside: links, gates, near entities and images, attention to images"),
+    "serve": ("rwtrain.apps.serve_command", "apps", "serve the applications as a web page"),
     "export": ("rwtrain.export.command", "train", "write a Hugging Face folder from a checkpoint and prove that it loads"),
     "import": ("rwtrain.export.import_command", "train", "turn an exported folder back into a training start"),
 }

@@ -1,0 +1,1 @@
+"""Applications on an exported folder: question answering, recommendation, writing, a look inside, and the page that shows them."""

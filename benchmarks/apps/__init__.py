@@ -1,0 +1,1 @@
+"""What the applications reach: a small model pretrained for them, then each application measured beside its baselines."""

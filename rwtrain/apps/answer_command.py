@@ -1,0 +1,157 @@
+"""`rwtrain answer`: index documents, ask them, ask the graph."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rwtrain.apps.answering import Answer, HeadReader, Reader, WritingReader, answer
+from rwtrain.apps.graph_answers import SUBJECT, GraphAnswer, GraphAnswerer, learn_relations
+from rwtrain.apps.model import AppModel
+from rwtrain.apps.passages import PASSAGE_WORDS, SEARCHES, PassageIndex, read_documents
+from rwtrain.errors import DataError
+from rwtrain.knowledge.store import EntityStore
+
+EXAMPLES = """examples:
+  rwtrain answer index docs/ --model export --out runs/index
+  rwtrain answer ask "What stalls training while a checkpoint is saved?" --model export --index runs/index
+  rwtrain answer ask "Who wrote it?" --model finetuned --index runs/index --reader head --json
+  rwtrain answer relations questions.jsonl --model export --store runs/kg --out runs/relations.safetensors
+  rwtrain answer graph "Where was Barack Obama born?" --model export --store runs/kg --relations runs/relations.safetensors
+
+questions.jsonl holds objects with `question` (the subject's name replaced by the word "this"), `subject`, `relation` (ids of the store) and, where
+the subject is the object of the relation, `forward`: false."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rwtrain answer`."""
+    parser.epilog = EXAMPLES
+    verbs = parser.add_subparsers(dest="action", required=True)
+    index = verbs.add_parser("index", help="cut documents into passages and embed them with the model")
+    index.add_argument("documents", nargs="+", type=Path, help=".jsonl (objects with `text`, `title`, `id`), .txt and .md files, or folders of them")
+    index.add_argument("--out", type=Path, required=True, help="folder to write")
+    index.add_argument("--words", type=int, default=PASSAGE_WORDS, help=f"words of a passage (default {PASSAGE_WORDS})")
+    index.set_defaults(run=run_index)
+    ask = verbs.add_parser("ask", help="answer a question from an index, with citations")
+    ask.add_argument("question")
+    ask.add_argument("--index", type=Path, required=True, help="folder written by `rwtrain answer index`")
+    ask.add_argument("--search", choices=SEARCHES, default="fused", help="how passages are found (default: embeddings and BM25, fused)")
+    ask.add_argument("--count", type=int, default=5, help="passages to retrieve (default 5)")
+    ask.add_argument("--reader", choices=("writing", "head"), default="writing", help="the language model confined to the passages, or a fine-tuned head")
+    ask.add_argument("--threshold", type=float, default=0.0, help="no answer below this score (default 0)")
+    ask.set_defaults(run=run_ask)
+    relations = verbs.add_parser("relations", help="learn which relation a question asks for")
+    relations.add_argument("questions", type=Path, help="questions with known relations")
+    relations.add_argument("--store", type=Path, required=True, help="entity store")
+    relations.add_argument("--out", type=Path, required=True, help="file to write")
+    relations.set_defaults(run=run_relations)
+    graph = verbs.add_parser("graph", help="answer a simple question from the triples of an entity store")
+    graph.add_argument("question")
+    graph.add_argument("--store", type=Path, required=True, help="entity store that the model's linker was built from")
+    graph.add_argument("--relations", type=Path, help="file written by `rwtrain answer relations`")
+    graph.add_argument("--count", type=int, default=3, help="answers to print (default 3)")
+    graph.set_defaults(run=run_graph)
+    for each in (index, ask, relations, graph):
+        each.add_argument("--model", type=Path, required=True, help="folder written by `rwtrain export`")
+    for each in (ask, graph):
+        each.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run_index(options: argparse.Namespace) -> None:
+    """Index documents."""
+    index = PassageIndex.build(AppModel.open(options.model), read_documents(options.documents), options.out, words=options.words, progress=sys.stderr.isatty())
+    print(f"{options.out}: {len(index):,} passages")
+
+
+def make_reader(app: AppModel, kind: str) -> Reader:
+    """The reader of a name."""
+    return HeadReader.open(app) if kind == "head" else WritingReader(app)
+
+
+def run_ask(options: argparse.Namespace) -> None:
+    """Answer one question from an index."""
+    app = AppModel.open(options.model)
+    found = answer(
+        app,
+        PassageIndex.open(app, options.index),
+        options.question,
+        reader=make_reader(app, options.reader),
+        count=options.count,
+        by=options.search,
+        threshold=options.threshold,
+    )
+    if options.json:
+        print(json.dumps(answer_record(found), ensure_ascii=False))
+        return
+    if found.citation is None:
+        print(f"No passage supports an answer (the best guess, {found.best!r}, scores {found.score:.2f}).")
+    else:
+        place = found.citation
+        print(f"{found.text}  [{place.title or place.document}, characters {place.start} to {place.end}; score {found.score:.2f}]\n  “{place.sentence}”")
+    for number, hit in enumerate(found.hits, 1):
+        print(f"  {number}. {hit.passage.title or hit.passage.document}: {' '.join(hit.passage.text.split())[:100]}…")
+
+
+def answer_record(found: Answer) -> dict:
+    """An answer for JSON."""
+    place = found.citation
+    return {
+        "answer": found.text,
+        "score": found.score if found.hits else None,
+        "citation": None if place is None else vars(place),
+        "passages": [{"document": hit.passage.document, "title": hit.passage.title, "text": hit.passage.text, "score": hit.score} for hit in found.hits],
+    }
+
+
+def run_relations(options: argparse.Namespace) -> None:
+    """Learn the relations of questions."""
+    app, store = AppModel.open(options.model), EntityStore.open(options.store)
+    share = learn_relations(app, store, list(_read_questions(options.questions, store)), options.out)
+    print(f"{options.out}: finds the relation of {share:.1%} of the questions it learned from")
+
+
+def _read_questions(path: Path, store: EntityStore):
+    relations = {store.relation_id(row): row for row in range(store.relation_count)}
+    try:
+        with path.open(encoding="utf-8") as stream:
+            lines = stream.readlines()
+    except OSError as error:
+        raise DataError(path, f"not readable ({error})", "Correct the path") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            yield str(record["question"]), store.row(record["subject"]), relations[record["relation"]], bool(record.get("forward", True))
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"not a question of this store ({error})"
+            raise DataError(
+                path, message, f"Give question (with {SUBJECT!r} for the subject), subject and relation, or remove the line", record=number
+            ) from error
+
+
+def run_graph(options: argparse.Namespace) -> None:
+    """Answer one question from the graph."""
+    store = EntityStore.open(options.store)
+    answerer = GraphAnswerer(AppModel.open(options.model), store, relations=options.relations)
+    found = answerer.answer(options.question, count=options.count)
+    if options.json:
+        print(json.dumps({"answers": [graph_record(answerer, each) for each in found]}, ensure_ascii=False))
+        return
+    if not found:
+        print("No entity of the graph is named in the question, or nothing is known about it.")
+    for each in found:
+        record = graph_record(answerer, each)
+        print(f"{', '.join(record['objects'][:5])}  ({record['subject']} — {record['relation']}; score {each.score:.3f})")
+
+
+def graph_record(answerer: GraphAnswerer, found: GraphAnswer) -> dict:
+    """An answer from the graph, in words."""
+    store = answerer.store
+    relation = store.relation_label(found.relation)
+    return {
+        "subject": store.label(found.subject.entity),
+        "relation": relation if found.forward else f"{relation}, reversed",
+        "objects": [store.label(row) for row in found.objects],
+        "score": found.score,
+    }

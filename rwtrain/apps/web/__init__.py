@@ -1,0 +1,1 @@
+"""The page and the JSON interface of the applications."""

@@ -1,0 +1,86 @@
+"""The applications behind one counter: a few threads work, a bounded queue waits, and who comes when it is full is told so."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rwtrain.apps.answering import Reader
+from rwtrain.apps.gallery import ImageGallery
+from rwtrain.apps.graph_answers import GraphAnswerer
+from rwtrain.apps.memorisation import MemorisationIndex
+from rwtrain.apps.model import AppModel
+from rwtrain.apps.passages import PassageIndex
+from rwtrain.apps.recommend.recommender import Recommender
+from rwtrain.errors import RWTrainError
+
+T = TypeVar("T")
+THREADS = 2
+WAITING = 64
+
+
+class Busy(RWTrainError):
+    """More people wait than the server lets wait."""
+
+
+@dataclass
+class Desk:
+    """What is served; what is None has no tab and answers with an error.
+
+    Attributes:
+        app: the exported folder.
+        index, reader, threshold: question answering.
+        graph: answers from the graph.
+        recommender: recommendation.
+        memory: spans of the training data.
+        gallery: images to compare with.
+    """
+
+    app: AppModel
+    index: PassageIndex | None = None
+    reader: Reader | None = None
+    threshold: float = 0.0
+    graph: GraphAnswerer | None = None
+    recommender: Recommender | None = None
+    memory: MemorisationIndex | None = None
+    gallery: ImageGallery | None = None
+    folder: Path = Path()
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="desk"))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _inside: int = 0
+
+    async def run(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Do work in a thread; raises `Busy` when `WAITING` others wait already."""
+        self._enter()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*arguments, **options))
+        finally:
+            self._leave()
+
+    async def stream(self, work: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
+        """What an iterator gives, step by step, each in a thread, so that many streams advance in turns; it is closed when the reader leaves."""
+        self._enter()
+        iterator, end = work(), object()
+        try:
+            while (item := await asyncio.get_running_loop().run_in_executor(self._pool, next, iterator, end)) is not end:
+                yield item  # type: ignore[misc]
+        finally:
+            self._leave()
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                await asyncio.get_running_loop().run_in_executor(self._pool, close)
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._inside >= WAITING:
+                raise Busy(f"{self._inside} people are being served or wait: try again in a moment.")
+            self._inside += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._inside -= 1

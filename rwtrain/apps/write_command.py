@@ -1,0 +1,98 @@
+"""`rwtrain write`: continue, correct and fill text, and remember training data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rwtrain.apps.infilling import fill
+from rwtrain.apps.memorisation import MemorisationIndex, build_index
+from rwtrain.apps.model import AppModel
+from rwtrain.apps.rewriting import correct
+from rwtrain.apps.writing import Sampling, write
+from rwtrain.errors import ConfigError
+
+GAP = "[…]"
+EXAMPLES = f"""examples:
+  rwtrain write on "The history of" --model export --max-new-tokens 80 --temperature 0.7
+  rwtrain write on "The history of" --model export --memory runs/memory      # warns where 50 tokens repeat the training data
+  rwtrain write correct "people has many book" --model export
+  rwtrain write fill "The capital of {GAP} is Paris." --model export
+  rwtrain write remember runs/demo/prep/shards/text/train --out runs/memory"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rwtrain write`."""
+    parser.epilog = EXAMPLES
+    verbs = parser.add_subparsers(dest="action", required=True)
+    on = verbs.add_parser("on", help="continue a text, as it is written")
+    on.add_argument("text", nargs="?", help="the text; read from standard input if left out")
+    defaults = Sampling()
+    on.add_argument("--max-new-tokens", type=int, default=defaults.max_new_tokens, help=f"most tokens written (default {defaults.max_new_tokens})")
+    on.add_argument(
+        "--temperature", type=float, default=defaults.temperature, help=f"divides the logits; 0: most probable token (default {defaults.temperature})"
+    )
+    on.add_argument("--top-k", type=int, default=defaults.top_k, help=f"draw among so many tokens; 0: all (default {defaults.top_k})")
+    on.add_argument("--top-p", type=float, default=defaults.top_p, help=f"draw among tokens of this probability together (default {defaults.top_p})")
+    on.add_argument("--repetition-penalty", type=float, default=defaults.repetition_penalty, help=f"1: none (default {defaults.repetition_penalty})")
+    on.add_argument("--stop", action="append", default=[], help="end before this text (repeatable)")
+    on.add_argument("--seed", type=int, default=defaults.seed, help=f"seed of the draws (default {defaults.seed})")
+    on.add_argument("--memory", type=Path, help="index of training spans, to warn about text that repeats them")
+    on.set_defaults(run=run_on)
+    correct_verb = verbs.add_parser("correct", help="correct a text by small edits")
+    correct_verb.add_argument("text", nargs="?", help="the text; read from standard input if left out")
+    correct_verb.add_argument("--json", action="store_true", help="print one JSON object with the edits")
+    correct_verb.set_defaults(run=run_correct)
+    fill_verb = verbs.add_parser("fill", help=f"fill the gap {GAP} of a text")
+    fill_verb.add_argument("text", help=f"a text with one {GAP}")
+    fill_verb.add_argument("--max-tokens", type=int, default=8, help="longest filling in tokens (default 8)")
+    fill_verb.set_defaults(run=run_fill)
+    remember = verbs.add_parser("remember", help="index the spans of training data, for --memory")
+    remember.add_argument("shards", type=Path, help="text shards the model was trained on")
+    remember.add_argument("--out", type=Path, required=True, help="folder to write")
+    remember.set_defaults(run=run_remember)
+    for each in (on, correct_verb, fill_verb):
+        each.add_argument("--model", type=Path, required=True, help="folder written by `rwtrain export`")
+
+
+def _text(options: argparse.Namespace) -> str:
+    return options.text if options.text is not None else sys.stdin.read()
+
+
+def run_on(options: argparse.Namespace) -> None:
+    """Continue a text."""
+    app = AppModel.open(options.model)
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
+    sampling = Sampling(**{name: getattr(options, name) for name in names}, stop=tuple(options.stop))
+    memorised = MemorisationIndex.open(options.memory, tokenizer_hash=app.tokenizer.hash) if options.memory else None
+    text, warned = _text(options), False
+    print(text, end="", flush=True)
+    for piece in write(app, text, sampling, memorised=memorised):
+        print(piece.text, end="", flush=True)
+        if piece.warning and not warned:
+            print(f"\n[warning: {piece.warning}]", file=sys.stderr, flush=True)
+            warned = True
+    print()
+
+
+def run_correct(options: argparse.Namespace) -> None:
+    """Correct a text."""
+    found = correct(AppModel.open(options.model), _text(options))
+    print(json.dumps({"text": found.text, "edits": [vars(edit) for edit in found.edits]}, ensure_ascii=False) if options.json else found.text)
+
+
+def run_fill(options: argparse.Namespace) -> None:
+    """Fill a gap."""
+    before, gap, after = options.text.partition(GAP)
+    if not gap or GAP in after:
+        raise ConfigError(f"The text must have one gap, written {GAP}.")
+    for filling in fill(AppModel.open(options.model), before, after, max_tokens=options.max_tokens):
+        print(f"{filling.score:7.2f}  {before}{filling.text}{after}")
+
+
+def run_remember(options: argparse.Namespace) -> None:
+    """Index training spans."""
+    manifest = build_index(options.shards, options.out, progress=sys.stderr.isatty())
+    print(f"{options.out}: {manifest['spans']:,} spans of {manifest['span_tokens']} tokens")

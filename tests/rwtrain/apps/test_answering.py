@@ -1,0 +1,90 @@
+"""Retrieval is exact, answers stand where their citations say, and what nothing supports is not answered."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwtrain.apps.answering import WritingReader, answer, best_span
+from rwtrain.apps.model import AppModel
+from rwtrain.apps.passages import WORD, Document, PassageIndex, cut, nearest, read_documents
+from rwtrain.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def documents(paragraphs: list[str]) -> list[Document]:
+    return [Document(f"doc {number}", "\n".join(paragraphs[number * 5 : number * 5 + 5]), f"Title {number}") for number in range(12)]
+
+
+@pytest.fixture(scope="module")
+def index(app: AppModel, documents: list[Document], tmp_path_factory: pytest.TempPathFactory) -> PassageIndex:
+    return PassageIndex.build(app, documents, tmp_path_factory.mktemp("passages") / "index", words=60)
+
+
+def test_passages_cover_every_word_once(documents: list[Document]) -> None:
+    for document in documents:
+        spans = list(cut(document, words=40))
+        assert all(end <= following for (_, end), (following, _) in pairwise(spans))
+        assert "".join("".join(document.text[start:end] for start, end in spans).split()) == "".join(document.text.split())
+        assert max(len(WORD.findall(document.text[start:end])) for start, end in spans) <= 40
+
+
+def test_nearest_equals_brute_force() -> None:
+    draw = np.random.default_rng(0)
+    rows, queries = draw.normal(size=(1000, 8)).astype(np.float32), draw.normal(size=(7, 8)).astype(np.float32)
+    numbers, scores = nearest(queries, rows, 9, block=130)
+    products = queries @ rows.T
+    assert numbers.tolist() == np.argsort(-products, axis=1)[:, :9].tolist()
+    assert scores == pytest.approx(-np.sort(-products, axis=1)[:, :9])
+
+
+def test_a_passage_finds_itself(app: AppModel, index: PassageIndex) -> None:
+    passage = index.passage(7)
+    assert index.search(app, f"{passage.title}\n{passage.text}", by="dense")[0].passage == passage
+    assert index.search(app, " ".join(passage.text.split()[:25]), by="bm25")[0].passage == passage
+    assert index.search(app, f"{passage.title}\n{passage.text}", by="fused")[0].passage == passage
+    assert index.search(app, "zzzzqqq", by="bm25") == []
+
+
+def test_answer_is_a_cited_span(app: AppModel, index: PassageIndex, documents: list[Document]) -> None:
+    found = answer(app, index, "What is an anarchist?", reader=WritingReader(app), threshold=-np.inf)
+    assert found.text
+    assert found.citation is not None
+    document = next(document for document in documents if document.name == found.citation.document)
+    assert document.text[found.citation.start : found.citation.end] == found.text
+    assert found.text in found.citation.sentence
+
+
+def test_no_answer_below_the_threshold(app: AppModel, index: PassageIndex) -> None:
+    found = answer(app, index, "What is an anarchist?", reader=WritingReader(app), threshold=np.inf)
+    assert (found.text, found.citation) == ("", None)
+    assert found.best
+    with pytest.raises(ConfigError, match="empty"):
+        answer(app, index, " ", reader=WritingReader(app))
+
+
+def test_best_span_by_brute_force() -> None:
+    draw = np.random.default_rng(3)
+    begin, end = draw.normal(size=12), draw.normal(size=12)
+    expected = max((begin[first] + end[last - 1], first, last) for first in range(12) for last in range(first + 1, min(12, first + 5) + 1))
+    assert best_span(begin, end, longest=5) == (expected[1], expected[2], pytest.approx(expected[0]))
+
+
+def test_documents_are_read_and_bad_lines_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "x", "title": "T", "text": "One."}) + "\n")
+    (tmp_path / "b.txt").write_text("Two.")
+    assert [(document.name, document.text) for document in read_documents([tmp_path])] == [("x", "One."), ("b.txt", "Two.")]
+    (tmp_path / "a.jsonl").write_text('{"text": "One."}\n{"title": 3}\n')
+    with pytest.raises(DataError, match="record 2"):
+        list(read_documents([tmp_path / "a.jsonl"]))
+
+
+def test_damaged_index_is_named(app: AppModel, documents: list[Document], tmp_path: Path) -> None:
+    PassageIndex.build(app, documents[:2], tmp_path / "index")
+    (tmp_path / "index" / "embeddings.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="answer index"):
+        PassageIndex.open(app, tmp_path / "index")

@@ -1,0 +1,97 @@
+"""Recommendation: planted sequences are learned, new items are placed by their text, reasons are true."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rwtrain.apps.model import AppModel
+from rwtrain.apps.recommend.catalogue import Item, read_histories, read_items
+from rwtrain.apps.recommend.recommender import Recommender, save
+from rwtrain.apps.recommend.training import FineTuning, fine_tune, hit_rate_at, make_reader, ndcg_at, ranks, score
+from rwtrain.errors import ConfigError, DataError
+from rwtrain.knowledge.store import EntityStore
+
+ITEMS = [Item(str(number), f"thing number {number} of {'AB'[number % 2]}", number % 20 if number % 3 else -1) for number in range(24)]
+
+
+@pytest.fixture(scope="module")
+def trained(app: AppModel, tmp_path_factory: pytest.TempPathFactory, entity_store: Path) -> tuple[Recommender, list[tuple[float, float]]]:
+    """Every history counts upwards by two."""
+    draw = np.random.default_rng(0)
+    histories = [(np.arange(draw.integers(3, 11)) * 2 + draw.integers(0, 24)) % 24 for _ in range(96)]
+    validation = [((np.arange(5) * 2 + start) % 24, int(5 * 2 + start) % 24) for start in range(24)]
+    settings = FineTuning(epochs=25, window=8, learning_rate=2e-2, patience=25)
+    reader = make_reader(app, ITEMS, knowledge=True, seed=0)
+    curve = fine_tune(reader, histories, validation, settings)
+    folder = tmp_path_factory.mktemp("recommender") / "model"
+    save(reader, app, ITEMS, settings, folder)
+    return Recommender.open(AppModel.open(folder), store=EntityStore.open(entity_store)), curve
+
+
+def test_what_comes_next_is_learned_and_survives_saving(trained: tuple[Recommender, list[tuple[float, float]]]) -> None:
+    recommender, curve = trained
+    assert max(ndcg for _, ndcg in curve) > 0.85
+    found = recommender.recommend(["2", "4", "6"], count=5)
+    assert found[0].item.id == "8"
+    assert not {"2", "4", "6"} & {each.item.id for each in found}
+
+
+def test_reasons_are_in_the_history_and_in_the_graph(trained: tuple[Recommender, list[tuple[float, float]]]) -> None:
+    recommender, _ = trained
+    best = recommender.recommend(["1", "3", "5"], count=1)[0]
+    assert {reason.item.id for reason in best.reasons} == {"1", "3", "5"}
+    cosines = [reason.cosine for reason in best.reasons]
+    assert cosines == sorted(cosines, reverse=True)
+    assert recommender._shared(2, 4) == ("entity 3 (next)",)  # the graph is a ring: 2 → 3 → 4
+
+
+def test_model_it_started_from_is_unchanged(app: AppModel, trained: object) -> None:
+    again = AppModel.open(app.folder)
+    assert all(torch.equal(first, second) for first, second in zip(app.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_unchosen_item_is_placed_by_its_text(app: AppModel) -> None:
+    reader = make_reader(app, ITEMS, knowledge=False, seed=0).eval()
+    text = reader.text_NC[7]
+    expected = torch.nn.functional.normalize(text + reader.key_projection(text), dim=-1)
+    assert torch.allclose(reader.item_vectors()[7], expected, atol=1e-6)
+
+
+def test_padding_changes_nothing(app: AppModel) -> None:
+    reader = make_reader(app, ITEMS, knowledge=True, seed=0).eval()
+    short, long = np.array([3, 5]), np.array([1, 2, 3, 4, 5, 6])
+    assert score(reader, [short, long], 8)[0] == pytest.approx(score(reader, [short], 8)[0], abs=1e-5)
+
+
+def test_ranking_figures_by_hand() -> None:
+    scores = np.array([[0.9, 0.8, 0.7, 0.6], [0.1, 0.5, 0.5, 0.5]])
+    found = ranks(scores, [(np.array([0]), 2), (np.array([0]), 1)])
+    assert found.tolist() == [2.0, 2.0]  # item 0 is history; of three equal ones the middle rank
+    assert ndcg_at(np.array([1, 2, 11])) == pytest.approx((1 + 1 / np.log2(3)) / 3)
+    assert hit_rate_at(np.array([1, 2, 11])) == pytest.approx(2 / 3)
+
+
+def test_files_and_their_faults(tmp_path: Path, trained: tuple[Recommender, list[tuple[float, float]]], entity_store: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps({"id": item.id, "text": item.text, "entity": f"Q{number}"}) + "\n" for number, item in enumerate(ITEMS[:3])))
+    read = read_items(items, store=EntityStore.open(entity_store))
+    assert [item.entity for item in read] == [0, 1, 2]
+    histories = tmp_path / "histories.csv"
+    histories.write_text("user,item,time\nu,2,5\nu,0,3\nv,1,1\n")
+    users, found = read_histories(histories, read)
+    assert (users, [history.tolist() for history in found]) == (["u", "v"], [[0, 2], [1]])
+    histories.write_text("user,item,time\nu,9,5\n")
+    with pytest.raises(DataError, match="record 2"):
+        read_histories(histories, read)
+    items.write_text('{"id": 1}\n')
+    with pytest.raises(DataError, match="record 1"):
+        read_items(items)
+    with pytest.raises(ConfigError, match="unknown"):
+        trained[0].recommend(["nothing"])
+    with pytest.raises(DataError, match="recommend train"):
+        Recommender.open(AppModel(tmp_path, trained[0].app.evaluated))

@@ -1,0 +1,96 @@
+"""The guard by itself, in front of an application that says yes to everything."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from rwtrain.apps.serve_command import is_loopback
+from rwtrain.apps.web.desk import WAITING, Busy, Desk
+from rwtrain.apps.web.limits import Guard, Limits
+
+
+async def yes(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"yes"})
+
+
+def ask(guard: Guard, *, path: str = "/api/look", client: str = "1.2.3.4", kind: str = "http", query: bytes = b"", **headers: str) -> list[dict[str, Any]]:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": f"{kind}.connect", "body": b""}
+
+    async def send(message: Any) -> None:
+        sent.append(dict(message))
+
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in ({"host": "localhost:1"} | headers).items()]
+    scope = {"type": kind, "path": path, "method": "POST", "headers": pairs, "query_string": query, "client": (client, 5)}
+    asyncio.run(guard(scope, receive, send))
+    return sent
+
+
+def status(guard: Guard, **options: Any) -> int:
+    return ask(guard, **options)[0]["status"]
+
+
+def test_a_client_that_asks_too_often_waits_and_others_do_not() -> None:
+    guard = Guard(yes, Limits(burst=3, requests_per_minute=1))
+    assert [status(guard) for _ in range(4)] == [200, 200, 200, 429]
+    assert status(guard, client="5.6.7.8") == 200
+
+
+@pytest.mark.parametrize("length", ["99999999999", "-1", "many"])
+def test_sizes(length: str) -> None:
+    assert status(Guard(yes, Limits()), content_length=length) == 413
+
+
+def test_token_in_the_address_becomes_a_cookie() -> None:
+    guard = Guard(yes, Limits(token="a-long-enough-token"))
+    assert status(guard) == 401
+    answer = ask(guard, path="//evil.example", query=b"token=a-long-enough-token&x=1")[0]
+    headers = dict(answer["headers"])
+    assert answer["status"] == 303
+    assert headers[b"location"] == b"/evil.example?x=1"
+    assert b"HttpOnly" in headers[b"set-cookie"]
+
+
+def test_websockets_are_guarded_too() -> None:
+    assert ask(Guard(yes, Limits(token="a-long-enough-token")), kind="websocket")[0] == {
+        "type": "websocket.close",
+        "code": 1008,
+        "reason": "the token is missing or wrong: open the address that the server printed, or send it as a bearer token",
+    }
+    assert ask(Guard(yes, Limits()), kind="websocket", origin="http://evil.example")[0]["type"] == "websocket.close"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.0.0.1", False), ("a.b", False)]
+)
+def test_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_a_full_desk_says_so() -> None:
+    async def crowd() -> list[Any]:
+        desk = Desk(app=None)  # type: ignore[arg-type]
+        gate = asyncio.get_running_loop().create_future()
+
+        def work() -> int:
+            asyncio.run_coroutine_threadsafe(wait(gate), loop).result()
+            return 1
+
+        async def wait(future: asyncio.Future) -> None:
+            await asyncio.shield(future)
+
+        loop = asyncio.get_running_loop()
+        asked = [asyncio.ensure_future(desk.run(work)) for _ in range(WAITING + 5)]
+        await asyncio.sleep(0.05)
+        gate.set_result(None)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    found = asyncio.run(crowd())
+    assert sum(isinstance(each, Busy) for each in found) == 5
+    assert found.count(1) == WAITING
