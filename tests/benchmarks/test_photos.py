@@ -27,10 +27,9 @@ def training(train_settings: dict) -> Training:
     return Training.open(TrainConfig.model_validate({**train_settings, "run": "unused"}))
 
 
-def test_caption_losses_equal_the_model_asked_one_pair_at_a_time(training: Training) -> None:
+def test_caption_losses_equal_the_model_asked_one_pair_at_a_time(training: Training, train_settings: dict) -> None:
     """−log p of every caption token behind the image's tokens; "wrong" is the next image, which has other content."""
-    images, tokenizer = training.inputs.images, training.inputs.tokenizer
-    assert images is not None
+    images, tokenizer = ShardDataset(train_settings["data"]["images"]), training.inputs.tokenizer
     model = opened(training.build_model(), tokenizer.path, max_tokens=64)
     found = caption_losses(model, images, every=1, batch=4)
     documents = len(images) // 4 * 4
