@@ -159,7 +159,7 @@ def losses(training: Training, model: Any, data: FewRel) -> Losses:
 def configuration(options: Options, work: Path, seed: int, *, knowledge: bool) -> TrainConfig:
     """One shape, batch and schedule for all variants; without knowledge the model has neither gates nor entity heads."""
     width, layers, heads = options.choose((96, 3, 3), quick=(64, 3, 2), large=(512, 8, 8))
-    steps = options.steps(300, quick=15, large=2000)
+    steps = options.steps(200, quick=15, large=2000)
     data = {"text": str(work / "train-plain"), "tokenizer": str(work / "tokenizer.model")}
     return TrainConfig.model_validate(
         {
@@ -371,7 +371,7 @@ def main() -> None:
         def progress(model: Any) -> dict[str, float]:
             return {"relation_unseen": early.relation(model, "unseen"), "entity_mrr_unseen": early.hidden(model, "unseen").get("entity_mrr", 0.0)}
 
-        curve = fit(model, losses(training, model, data), training.config.optimizer, steps=steps, seed=seed, evaluate=progress, every=max(1, steps // 4))
+        curve = fit(model, losses(training, model, data), training.config.optimizer, steps=steps, seed=seed, evaluate=progress, every=max(1, steps // 2))
         with torch.no_grad():
             figures, gates = judge.figures(model.eval())
         return {"figures": figures, "curve": curve, "openness": openness(gates, training.model_config.gate_layers)}
