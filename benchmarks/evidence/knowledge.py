@@ -369,7 +369,10 @@ def main() -> None:
         steps = training.config.steps
 
         def progress(model: Any) -> dict[str, float]:
-            return {"relation_unseen": early.relation(model, "unseen"), "entity_mrr_unseen": early.hidden(model, "unseen").get("entity_mrr", 0.0)}
+            found = {"relation_unseen": early.relation(model, "unseen")}
+            if training.model_config.entity_dim:
+                found["entity_mrr_unseen"] = early.hidden(model, "unseen")["entity_mrr"]
+            return found
 
         curve = fit(model, losses(training, model, data), training.config.optimizer, steps=steps, seed=seed, evaluate=progress, every=max(1, steps // 2))
         with torch.no_grad():
