@@ -62,12 +62,13 @@ class Slurm:
         return slurm.submit(folder.path / SCRIPT, options=dependency)
 
     def state(self, folder: JobFolder) -> str:
-        return slurm.describe(number_of(folder)).get("JobState", "UNKNOWN")
+        return slurm.describe(number_of(folder)).get("JobState") or last_state(folder)
 
     def cancel(self, folder: JobFolder) -> None:
-        (folder.path / CANCELLED).touch()
         slurm.require_slurm()
-        slurm.cancel(number_of(folder))
+        again = (folder.path / CANCELLED).exists()
+        (folder.path / CANCELLED).touch()
+        slurm.cancel(number_of(folder), gently=not again and not folder.job.spec.array)
 
 
 class Driven:
@@ -109,12 +110,7 @@ class Driven:
     def state(self, folder: JobFolder) -> str:
         if driver_process(folder) is not None:
             return "RUNNING"
-        last = [event for event in folder.events() if event["event"] in ("decision", "attempt")]
-        if not last:
-            return "UNKNOWN"
-        if last[-1]["event"] == "attempt" or last[-1]["action"] != "finish":
-            return "LOST"
-        return "COMPLETED" if any(event["event"] == "outcome" and event["outcome"] == "done" for event in list(folder.events())[-3:]) else "FAILED"
+        return last_state(folder)
 
     def cancel(self, folder: JobFolder) -> None:
         process = driver_process(folder)
@@ -122,6 +118,17 @@ class Driven:
             raise RWTrainError(f"{folder.path}: no launcher of this job runs on this machine. Cancel it where it was started.")
         (folder.path / CANCELLED).touch()
         os.kill(process, signal.SIGTERM)
+
+
+def last_state(folder: JobFolder) -> str:
+    """State of a job that no longer runs, from its own history: LOST if that has no end."""
+    events = [event for event in folder.events() if event["event"] in ("attempt", "outcome", "decision")]
+    if not events:
+        return "UNKNOWN"
+    if events[-1]["event"] != "decision" or events[-1]["action"] != "finish":
+        return "LOST"
+    done = next((event["outcome"] == "done" for event in reversed(events) if event["event"] == "outcome"), False)
+    return "COMPLETED" if done else "CANCELLED" if (folder.path / CANCELLED).exists() else "FAILED"
 
 
 def backend_of(name: str, *, hostfile: str | None = None, detach: bool = False) -> Backend:

@@ -7,6 +7,7 @@ is which and where node 0 is. One thread, one loop: pipes, connections and clock
 from __future__ import annotations
 
 import argparse
+import hmac
 import json
 import os
 import pwd
@@ -247,7 +248,7 @@ class Node:
         number = first.get("node")
         if (
             first["kind"] != "node"
-            or first.get("token") != self.token
+            or not hmac.compare_digest(str(first.get("token")).encode(), self.token.encode())
             or number not in range(1, self.job.spec.nodes)
             or number in self.members
             or self.hub is None
@@ -310,7 +311,9 @@ class Node:
 
     def _open_lifeline(self) -> dict[str, str]:
         """Read the first line, the secrets; watch for the rest."""
-        first = sys.stdin.buffer.readline()
+        first = b""
+        while not first.endswith(b"\n") and (byte := os.read(sys.stdin.fileno(), 1)):  # unbuffered: what follows belongs to the loop
+            first += byte
         os.set_blocking(sys.stdin.fileno(), False)
         self._typed = b""
         self.selector.register(sys.stdin, selectors.EVENT_READ, self._hear_launcher)
@@ -322,6 +325,8 @@ class Node:
             self.selector.unregister(stream)
             if self.hub is not None:
                 self.hub.abandon()
+            elif self.wire is None:
+                self.alive, self.next_try = False, float("inf")
             return
         *lines, self._typed = (self._typed + chunk).split(b"\n")
         self.signals += [int(json.loads(line)["signal"]) for line in lines]

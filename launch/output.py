@@ -30,7 +30,8 @@ class Output:
     def __init__(self, path: Path, *, shown: set[str] | None, secrets: Iterable[str] = (), label: str = "") -> None:
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (open as long as the node)
         self._shown, self._label = shown, label
-        self._secrets = sorted((secret for secret in secrets if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
+        parts = {part for secret in secrets for part in (secret, *secret.splitlines())}  # a key of several lines appears line by line
+        self._secrets = sorted((part for part in parts if len(part) >= SHORTEST_SECRET), key=len, reverse=True)
         self._parts: dict[str, bytes] = {}
         self.tails: dict[str, deque[str]] = {}
 

@@ -152,9 +152,14 @@ def requeue(job: str, *, exclude: Sequence[str] = ()) -> None:
     _run(["scontrol", "requeue", job])
 
 
-def cancel(job: str) -> None:
-    """End a job; one that is over already is left alone."""
-    subprocess.run(["scancel", "--quiet", job], capture_output=True)
+def cancel(job: str, *, gently: bool = False) -> None:
+    """End a job; one that is over already is left alone.
+
+    Args:
+        gently: ask a running job's processes to save and stop, and wait for none; Slurm would kill them after its KillWait.
+    """
+    running = gently and describe(job).get("JobState") == "RUNNING"
+    subprocess.run(["scancel", "--quiet", *(["--signal=USR1"] if running else []), job], capture_output=True)
 
 
 def _run(command: list[str]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from launch import slurm
 from launch.failure import LOST, Outcome
 from launch.hub import END_S
-from launch.job import JobFolder
+from launch.job import CANCELLED, JobFolder
 from launch.local import free_port
 from launch.node import ATTEMPT_VARIABLE, HUB_VARIABLE
 from launch.supervise import Decision, Ledger, read_outcome, supervise
@@ -41,7 +41,10 @@ class BatchStep:
         self.folder.event(
             "batch step", slurm_job=self.number, nodes=os.environ.get("SLURM_JOB_NODELIST", ""), restart=os.environ.get("SLURM_RESTART_COUNT", "0")
         )
-        return supervise(self.folder, self._attempt, again=self._again, user_stop=lambda: self.cancelled)
+        code = supervise(self.folder, self._attempt, again=self._again, user_stop=lambda: self.cancelled)
+        if (self.folder.path / CANCELLED).exists():
+            slurm.cancel(self.number)  # so that Slurm calls it cancelled, not failed
+        return code
 
     def _attempt(self, number: int, ledger: Ledger) -> Outcome:
         attempt = self.folder.attempt(number)

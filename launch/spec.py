@@ -116,7 +116,7 @@ class JobSpec(Node):
     memory_gb: PositiveFloat | None = None
     """Memory of a node in GB; None leaves it to the site."""
     time_limit: Duration | None = None
-    """Longest duration, "HH:MM:SS", "D-HH:MM:SS" or seconds; None for the site's limit."""
+    """Longest duration of an attempt on Slurm and Kubernetes, "HH:MM:SS", "D-HH:MM:SS" or seconds; None for the site's limit."""
     folder: str = "."
     """Working folder of all processes."""
     output: str | None = None

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from launch.local import free_port
 from launch.registry import find_job
 from rwtrain.cli import main
 from tests.launch.test_slurm import happened, job_file, until
@@ -183,3 +184,14 @@ def test_an_interrupt_ends_a_job_that_shows_its_output(tmp_path: Path) -> None:
     until(lambda: "once more ends them" in (tmp_path / "shown").read_text(), "the answer")
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 88
+
+
+def test_a_node_whose_launcher_is_gone_does_not_wait_for_node_0(tmp_path: Path) -> None:
+    job = job_file(tmp_path / "job.yaml", name="alone", command=[sys.executable, "-c", "pass"])
+    assert launch("local", job, *QUICK) == 0
+    folder = find_job(str(tmp_path / "runs/alone"))
+    command = [sys.executable, "-m", "launch.node", str(folder.path), "--node", "1", "--attempt", "9", "--hub", f"127.0.0.1:{free_port()}", "--lifeline"]
+    began = time.monotonic()
+    done = subprocess.run(command, input=b'{"secrets": {}}\n', cwd=ROOT, capture_output=True, timeout=60)
+    assert done.returncode == 88
+    assert time.monotonic() - began < 20

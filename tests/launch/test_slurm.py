@@ -25,6 +25,7 @@ WAITS = """
 import os, signal, sys, time
 def stop(*_): time.sleep(0.5); sys.exit(85)
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGUSR1, stop)
 print("attempt", os.environ["RWTRAIN_ATTEMPT"], "rank", os.environ["RANK"], flush=True)
 time.sleep(0.2 if os.environ["RWTRAIN_ATTEMPT"] == "1" else 300)
 """
@@ -153,12 +154,16 @@ def revive_node(cluster: dict[str, subprocess.Popen], host: str) -> None:
     subprocess.run(["scontrol", "update", f"NodeName={host}", "State=RESUME"], capture_output=True)
 
 
-def test_scancel_saves_and_does_not_start_again(cluster, tmp_path, capsys) -> None:
+@pytest.mark.parametrize("how", ["launch cancel", "scancel"])
+def test_a_cancelled_job_saves_and_does_not_start_again(how, cluster, tmp_path, capsys) -> None:
     job = job_file(tmp_path / "job.yaml", name="waits", command=[sys.executable, "-c", WAITS], nodes=2, processes_per_node=1)
     number, folder = submit(job, capsys=capsys)
     log = folder.path / "attempts/0000/node-0.log"
     until(lambda: log.is_file() and "attempt 0" in log.read_text(), "the start")
-    assert main(["launch", "cancel", number]) == 0
+    if how == "scancel":
+        subprocess.run(["scancel", number], check=True)
+    else:
+        assert main(["launch", "cancel", number]) == 0
     until(lambda: state(number) in ("CANCELLED", "COMPLETED", "FAILED"), "the end")
     assert happened(folder, "outcome")[0]["outcome"] == "stopped"
     assert happened(folder, "decision")[0]["action"] == "finish"
