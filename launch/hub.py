@@ -65,8 +65,8 @@ class Hub:
 
     @property
     def over(self) -> bool:
-        """Whether the outcome is known and all nodes have ended, or have had time enough."""
-        return self.outcome is not None and (set(range(self.nodes)) <= set(self.ended) | self.gone or self._clock() > self.over_at)
+        """Whether the outcome is known and all nodes that came have ended, or have had time enough."""
+        return self.outcome is not None and (set(self.seen) <= set(self.ended) | self.gone or self._clock() > self.over_at)
 
     def handle(self, node: int, message: Message) -> None:
         """Take a node's message."""
@@ -74,6 +74,9 @@ class Hub:
         kind = message["kind"]
         if kind == "hello":
             self.facts[node] = message["facts"]
+            if self.outcome is not None:
+                self._send(node, {"kind": "end", "outcome": self.outcome.to_json()})
+                return
             self._send(node, {"kind": "time", "sent": time.time()})
         elif kind == "time":
             self.skew[node] = message["here"] - (message["sent"] + time.time()) / 2
@@ -209,7 +212,7 @@ class Hub:
     def _decide(self, outcome: Outcome) -> None:
         self.outcome, self.ended = outcome, {}  # every node says once more that its processes have ended
         limits = self.job.spec.supervision
-        self.over_at = self._clock() + END_S + (limits.stop_s if outcome.kind == "stopped" else limits.kill_after_s)
+        self.over_at = self._clock() + END_S + (limits.stop_s if outcome.kind == "stopped" and self.state == "run" else limits.kill_after_s)
         write_json(self.attempt / OUTCOME, outcome.to_json())
         self._event("outcome", outcome=outcome.kind, summary=outcome.summary, code=outcome.code)
         self._broadcast({"kind": "end", "outcome": outcome.to_json()})

@@ -160,6 +160,11 @@ def test_a_stop_before_the_ranks_start_needs_no_save(tmp_path: Path) -> None:
     stage.hub.stop(signal.SIGTERM)
     assert stage.hub.outcome is not None
     assert stage.hub.outcome.kind == "stopped"
+    assert not stage.hub.over
+    stage.hub.handle(0, {"kind": "ended", "codes": []})
+    assert stage.hub.over, "node 1 never came, and nobody waits for it"
+    stage.hub.handle(1, {"kind": "hello", "facts": {"host": "h1", **FACTS}})
+    assert stage.kinds()[-1] == "end", "if it comes all the same it is told"
 
 
 def gpu(name: str = "H100", errors: str = "0", driver: str = "580.1") -> dict[str, str]:
