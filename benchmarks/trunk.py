@@ -32,8 +32,9 @@ from rwtrain.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
 from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining, RefinedWebHead
 
+PIECES = 8000  # of the tokenizer
 SHAPE = {
-    "vocab_size": 8000,
+    "vocab_size": PIECES,
     "hidden_size": 256,
     "intermediate_size": 704,
     "num_hidden_layers": 4,
@@ -86,9 +87,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="optimiser steps (default: 30, with --quick 8)")
     parser.add_argument("--seq-len", type=int, default=512, help="tokens of a row (default: 512)")
     parser.add_argument("--rows", type=int, default=8, help="packed rows of a step (default: 8)")
+    parser.add_argument("--vocab-size", type=int, default=PIECES, help=f"of the models; the text uses {PIECES:,} of them (default: {PIECES})")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: 2)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    SHAPE["vocab_size"] = options.vocab_size
     count = options.steps or (8 if options.quick else 30)
     steps, fill = make_steps(options.data / "wikitext2" / "train.txt.gz", steps=count + 1, rows=options.rows, seq_len=options.seq_len)
     variants = make_variants()
@@ -107,7 +110,7 @@ def make_steps(path: Path, *, steps: int, rows: int, seq_len: int) -> tuple[list
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(paragraphs[:4000]),
         model_writer=model,
-        vocab_size=SHAPE["vocab_size"],
+        vocab_size=PIECES,
         model_type="bpe",
         byte_fallback=True,
         pad_id=PAD_ID,
@@ -115,7 +118,7 @@ def make_steps(path: Path, *, steps: int, rows: int, seq_len: int) -> tuple[list
         minloglevel=2,
     )
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    order = np.random.default_rng(0).permutation(len(paragraphs))[: steps * rows * seq_len // 80]
+    order = np.random.default_rng(0).permutation(len(paragraphs))[: max(4000, steps * rows * seq_len // 80)]
     tokens = [np.array([BOS_ID, *ids, EOS_ID], np.int64) for ids in processor.encode([paragraphs[index] for index in order])]
     plan = pack(np.array([len(document) for document in tokens]), seq_len)
     chosen = np.random.default_rng(1).permutation(len(plan))[: steps * rows].reshape(steps, rows)
@@ -221,6 +224,7 @@ def report(variants: dict[str, Variant], steps: list[Step], *, fill: float, opti
         "steps": len(steps) - 1,
         "seq_len": options.seq_len,
         "threads": options.threads,
+        "vocab_size": options.vocab_size,
         "tokens_per_s": speed,
         "tokens_per_s_ratio": speed["ours"] / speed["llama_padded"],
         "ratio_to_grouped": speed["ours"] / speed["llama_grouped"],

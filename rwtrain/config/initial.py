@@ -16,7 +16,7 @@ OWN = "refinedweb"
 OWN_NAMES = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act"),
     *("norm_type", "norm_position", "norm_eps", "qk_norm", "attention_bias", "attention_output_bias", "mlp_bias", "attention_dropout"),
-    *("max_position_embeddings", "tie_word_embeddings", "embedding_dim", "image_mean", "image_std"),
+    *("max_position_embeddings", "tie_word_embeddings", "embedding_dim", "pooling", "image_mean", "image_std"),
 )
 CHANGEABLE = ("max_position_embeddings", "rope_theta", "rope_scaling", "tie_word_embeddings", "attention_dropout", "vision", "image_mean", "image_std")
 
@@ -51,6 +51,9 @@ def adopt_shape(values: dict[str, Any]) -> dict[str, Any]:
             recorded = yaml.safe_load(begun.read_text(encoding="utf-8"))
             return values | {"model": recorded["model"] | given}
         found |= read(Path(str(folder)))
+        vision = named.get("vision")
+        if isinstance(vision, dict) and "model_type" not in vision and "vision" in found:  # {image_size: 384}: the folder's in another size
+            named["vision"] = found["vision"] | vision
     wrong = [
         f"model.{name} is {named[name]!r}, the folder's {value!r}"
         for name, value in found.items()

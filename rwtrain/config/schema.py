@@ -56,6 +56,8 @@ class ModelConfig(Node):
     """Share the token embedding with the language-model head."""
     embedding_dim: PositiveInt = 256
     """Width of the text and image embeddings."""
+    pooling: Literal["mean", "last"] = "mean"
+    """What is embedded of a text or an image: the mean of its tokens' states, or the last token's."""
     gate_layers: list[NonNegativeInt] | None = None
     """Layers before which entity vectors enter; None for the middle layer."""
     vision: dict[str, Any] | None = None

@@ -25,6 +25,7 @@ class RefinedWebConfig(PreTrainedConfig):
         gate_layers: layers before which entity vectors enter.
         gate_bias_init: initial gate bias; sigmoid(4) = 0.98 keeps 98% of the hidden state, so training starts as the plain model.
         embedding_dim: width of the text and image embeddings that the contrastive losses compare.
+        pooling: "mean" over the tokens of a text or image, or the state of its "last" token.
         logit_scale_init: initial value of the learnable log inverse temperature.
         logit_scale_max: upper bound of the log inverse temperature.
         image_logit_bias_init: initial value of the learnable bias of the sigmoid image contrast; None: there is none, for InfoNCE.
@@ -65,6 +66,7 @@ class RefinedWebConfig(PreTrainedConfig):
     gate_layers: list[int] = None  # type: ignore[assignment]
     gate_bias_init: float = 4.0
     embedding_dim: int = 256
+    pooling: str = "mean"
     logit_scale_init: float = math.log(1 / 0.07)
     logit_scale_max: float = math.log(100.0)
     image_logit_bias_init: float | None = None
@@ -105,6 +107,8 @@ class RefinedWebConfig(PreTrainedConfig):
             raise ValueError(f"norm_type={self.norm_type!r}: choose rms_norm or layer_norm.")
         if self.norm_position not in ("pre", "post"):
             raise ValueError(f"norm_position={self.norm_position!r}: choose pre or post.")
+        if self.pooling not in ("mean", "last"):
+            raise ValueError(f"pooling={self.pooling!r}: choose mean or last.")
         if self.gate_layers and not self.entity_dim:
             raise ValueError("gate_layers is set but entity_dim is 0: set entity_dim to the width of the entity vectors, or gate_layers to [].")
         if any(not 0 <= layer < self.num_hidden_layers for layer in self.gate_layers):

@@ -253,6 +253,10 @@ class RefinedWebForPreTraining(RefinedWebForCausalLM):
         flat = torch.where(pool_ids < 0, slots, pool_ids).flatten()
         ones = torch.ones(len(flat), dtype=torch.float32, device=flat.device)
         counts = torch.zeros(slots + 1, dtype=torch.float32, device=flat.device).index_add_(0, flat, ones)
+        if self.config.pooling == "last":
+            last = flat.new_zeros(slots + 1).scatter_reduce(0, flat, torch.arange(len(flat), device=flat.device), "amax")[:slots]
+            states = hidden_BSD.flatten(0, 1)[last] * (counts[:slots, None] > 0)  # the embedding of an empty slot is zero
+            return _normalize(self.model.embedding_projection(states))
         sums = torch.zeros(slots + 1, hidden_BSD.shape[-1], dtype=torch.float32, device=flat.device)
         sums = sums.index_add(0, flat, hidden_BSD.flatten(0, 1).float())
         means = (sums / counts.clamp(min=1)[:, None])[:slots]

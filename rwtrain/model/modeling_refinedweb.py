@@ -7,6 +7,7 @@ Dimensions in names: B rows, S tokens of a row, D hidden size, M mention slots o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -285,6 +286,7 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
             self.entity_gates = nn.ModuleDict({str(layer): RefinedWebEntityGate(config.hidden_size) for layer in config.gate_layers})
         if config.vision_config is not None:
             self.vision_tower = AutoModel.from_config(config.vision_config)
+            self._any_size = "interpolate_pos_encoding" not in inspect.signature(type(self.vision_tower).forward).parameters
             self.image_projector = RefinedWebImageProjector(config)
         self.gradient_checkpointing = False
         self.post_init()
@@ -298,31 +300,35 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
     def vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The image encoder's states: [I, 3, height, width], RGB in [−1, 1] → [I, P, vision width].
 
+        Images of another size than the backbone's are read where it can interpolate its position embedding, or has none.
         The places of a convolutional feature map become tokens row by row.
         """
         if self.config.image_mean is not None and self.config.image_std is not None:
             mean, std = (pixel_values.new_tensor(values)[:, None, None] for values in (self.config.image_mean, self.config.image_std))
             pixel_values = (pixel_values * 0.5 + 0.5 - mean) / std
-        features = self.vision_tower(pixel_values=pixel_values.to(self.image_projector.norm.weight.dtype)).last_hidden_state
+        size = getattr(self.config.vision_config, "image_size", None)
+        other = {} if size is None or tuple(pixel_values.shape[-2:]) == (size, size) or self._any_size else {"interpolate_pos_encoding": True}
+        features = self.vision_tower(pixel_values=pixel_values.to(self.image_projector.norm.weight.dtype), **other).last_hidden_state
         return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features  # [I, C, H, W]
 
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Trunk inputs of images: [I, 3, height, width], RGB in [−1, 1] → [I, P, D]."""
         features = self.vision_features(pixel_values)
-        if features.shape[1] != self.config.image_seq_length:
+        size = getattr(self.config.vision_config, "image_size", None)
+        if features.shape[1] != self.config.image_seq_length and tuple(pixel_values.shape[-2:]) == (size, size):
             raise ValueError(f"The image encoder gives {features.shape[1]} tokens per image, image_seq_length says {self.config.image_seq_length}.")
         return self.image_projector(features)
 
-    def embed_inputs(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> torch.Tensor:
-        """Token embeddings with image placeholders replaced, in order, by image features; surplus images are encoded but unused."""
+    def embed_inputs(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> tuple[torch.Tensor, int]:
+        """(token embeddings with image placeholders replaced, in order, by image features; tokens of an image). Surplus images are encoded but unused."""
         embeds_BSD = self.embed_tokens(input_ids)
         if pixel_values is None:
-            return embeds_BSD
+            return embeds_BSD, 0
         features = self.image_features(pixel_values).to(embeds_BSD.dtype)
         is_image = (input_ids == self.config.image_token_id)[..., None].expand_as(embeds_BSD)
         if not torch.compiler.is_compiling() and int(is_image[..., 0].sum()) > features.shape[0] * features.shape[1]:
             raise ValueError(f"{int(is_image[..., 0].sum())} image placeholder tokens, but pixel_values holds only {features.shape[0]} images.")
-        return embeds_BSD.masked_scatter(is_image, features)
+        return embeds_BSD.masked_scatter(is_image, features), features.shape[1]
 
     @can_return_tuple
     @capture_outputs
@@ -355,9 +361,9 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             assert input_ids is not None  # by the check above
-            inputs_embeds = self.embed_inputs(input_ids, pixel_values)
+            inputs_embeds, image_tokens = self.embed_inputs(input_ids, pixel_values)
             if block_sequence_ids is None and pixel_values is not None:
-                block_sequence_ids = image_blocks(input_ids, self.config.image_token_id, self.config.image_seq_length)
+                block_sequence_ids = image_blocks(input_ids, self.config.image_token_id, image_tokens)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
@@ -388,21 +394,29 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
         )
 
     def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
-        """L2-normalised embeddings [B, embedding_dim]: each row is read in both directions and averaged over its tokens."""
+        """L2-normalised embeddings [B, embedding_dim]: each row is read in both directions, then averaged over its tokens or taken at the last."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         blocks = torch.where(attention_mask.bool(), 0, -1)
         position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
         hidden = self(input_ids, attention_mask, position_ids, block_sequence_ids=blocks, **inputs).last_hidden_state
-        weight = attention_mask[..., None].to(hidden.dtype)
-        return nn.functional.normalize(self.embedding_projection((hidden * weight).sum(1) / weight.sum(1)).float(), dim=-1)
+        return self._embed(hidden, attention_mask)
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """L2-normalised embeddings [I, embedding_dim] of images: their tokens are read by the trunk and averaged."""
+        """L2-normalised embeddings [I, embedding_dim] of images: their tokens are read by the trunk, then averaged or taken at the last."""
         embeds = self.image_features(pixel_values)
         blocks = torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
         hidden = self(inputs_embeds=embeds, block_sequence_ids=blocks).last_hidden_state
-        return nn.functional.normalize(self.embedding_projection(hidden.mean(1)).float(), dim=-1)
+        return self._embed(hidden, torch.ones_like(blocks))
+
+    def _embed(self, hidden_BSD: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+        if self.config.pooling == "last":
+            last = (mask_BS * torch.arange(mask_BS.shape[1], device=mask_BS.device)).argmax(1)
+            pooled = hidden_BSD[torch.arange(len(last), device=last.device), last]
+        else:
+            weight = mask_BS[..., None].to(hidden_BSD.dtype)
+            pooled = (hidden_BSD * weight).sum(1) / weight.sum(1)
+        return nn.functional.normalize(self.embedding_projection(pooled).float(), dim=-1)
 
 
 __all__ = ["RefinedWebModel", "RefinedWebPreTrainedModel"]

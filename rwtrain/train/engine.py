@@ -65,7 +65,7 @@ def build_engine(
     initialize_weights(model, seed=seed, partitioned=holder.is_zero3())
     del holder
     if activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         for index, layer in enumerate(model.model.layers):
             layer.gradient_checkpointing = index % activation_checkpointing == 0
     zero_stage = deepspeed_config.get("zero_optimization", {}).get("stage", 0)

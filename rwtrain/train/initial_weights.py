@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rwtrain.errors import ConfigError, DataError
 from rwtrain.files import content_hash
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
 from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
-from rwtrain.train.stored_weights import StoredWeight, fingerprint, read_weights
+from rwtrain.train.stored_weights import Stored, StoredWeight, fingerprint, read_weights
 
 EMBEDDING, HEAD, TOWER = "model.embed_tokens.weight", "lm_head.weight", "model.vision_tower."
 TRUNK_PARTS = (EMBEDDING, "model.layers.", "model.norm.", HEAD)
@@ -28,7 +29,7 @@ SHOWN = 5
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def plan_weights(init: InitConfig, shapes: Shapes, tokenizer: Tokenizer | None = None) -> dict[str, StoredWeight]:
+def plan_weights(init: InitConfig, shapes: Shapes, tokenizer: Tokenizer | None = None) -> dict[str, Stored]:
     """The stored tensor of every parameter that the folders hold; nothing of them is in memory yet.
 
     Args:
@@ -38,7 +39,7 @@ def plan_weights(init: InitConfig, shapes: Shapes, tokenizer: Tokenizer | None =
     Raises:
         DataError: names every parameter that a folder lacks, holds in excess or in another shape.
     """
-    planned: dict[str, StoredWeight] = {}
+    planned: dict[str, Stored] = {}
     if folder := init.model or init.trunk:
         wanted = dict(shapes) if init.model else {key: shape for key, shape in shapes.items() if key.startswith(TRUNK_PARTS)}
         found = _renamed(read_weights(folder), own_names if init.model else trunk_names)
@@ -49,7 +50,8 @@ def plan_weights(init: InitConfig, shapes: Shapes, tokenizer: Tokenizer | None =
             raise ConfigError("init.vision: this model has no image encoder. Set batch.image_rows and data.images, or leave init.vision out.")
         stored = present_names(Path(init.vision), read_weights(init.vision))
         name = tower_names(stored, [key.removeprefix(TOWER) for key in wanted])
-        planned |= _match(Path(init.vision), wanted, _renamed(stored, name), init)
+        sized = {key: _resized(weight, wanted.get(key)) for key, weight in _renamed(stored, name).items()}
+        planned |= _match(Path(init.vision), wanted, sized, init)
     return planned
 
 
@@ -170,7 +172,34 @@ def different_pieces(folder: Path, tokenizer: Tokenizer) -> str | None:
     return f"{len(other):,} of {len(pieces):,} pieces differ, first number {first}: {pieces[first]!r} there, {here!r} here"
 
 
-def _match(folder: Path, wanted: Shapes, found: Mapping[str, StoredWeight], init: InitConfig) -> dict[str, StoredWeight]:
+@dataclass(frozen=True)
+class ResizedPositions:
+    """Position embedding of an image encoder, interpolated to images of another size; class tokens and the like stay."""
+
+    weight: StoredWeight
+    shape: tuple[int, ...]
+    kept: int
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """As `StoredWeight.chunks`."""
+        whole = torch.cat(list(self.weight.chunks())).view(-1, self.weight.shape[-1])
+        side, wanted = (math.isqrt(shape[-2] - self.kept) for shape in (self.weight.shape, self.shape))
+        grid = whole[self.kept :].view(1, side, side, -1).permute(0, 3, 1, 2)
+        grid = torch.nn.functional.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False)
+        yield torch.cat((whole[: self.kept], grid.permute(0, 2, 3, 1).flatten(0, 2))).flatten()[start:stop]
+
+
+def _resized(weight: StoredWeight, shape: tuple[int, ...] | None) -> Stored:
+    """The weight, or its interpolation where it is a position embedding [(1,) patches (+ class token), width] of another number of patches."""
+    if shape is None or weight.shape == shape or "position_embedding" not in weight.name or weight.shape[-1] != shape[-1] or len(shape) != len(weight.shape):
+        return weight
+    for kept in (0, 1, 2, 5):
+        if all(math.isqrt(count - kept) ** 2 == count - kept for count in (weight.shape[-2], shape[-2]) if count > kept):
+            return ResizedPositions(weight, shape, kept)
+    return weight
+
+
+def _match(folder: Path, wanted: Shapes, found: Mapping[str, Stored], init: InitConfig) -> dict[str, Stored]:
     """The stored tensors of the wanted parameters; raises `DataError` that names all that do not fit."""
     skipped = (EMBEDDING, HEAD) if init.vocabulary == "new" else ()
     missing = [name for name in wanted if name not in found and name not in skipped and not name.removeprefix(TOWER).startswith(POOLING)]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rwtrain.config.load import load_config
 from rwtrain.config.schema import TrainConfig
+from rwtrain.data.packing import pack
+from rwtrain.data.shards import MANIFEST, ShardDataset
 from rwtrain.errors import ConfigError
 from rwtrain.files import atomic_path
 from rwtrain.train.flops import count_parameters
@@ -22,6 +24,9 @@ EPILOG = """examples:
 
 Nothing is started and no data is needed: what the data would decide is assumed and said.
 Exit status: 0 it can run, 2 it cannot (the reason is printed)."""
+
+
+PACKED_DOCUMENTS = 200_000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         found = {
             "parameters": parameters.total,
+            "packing_fill": packing_fill(config),
             **plan.as_dict(),
             "largest_micro_batch": best and {"accumulation": best.accumulation, "rows": best.rows, "memory_bytes": best.memory.total, "step_s": best.step_s},
             "scaling": [
@@ -73,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{arguments.config}: {parameters.total:,} parameters on {cluster.nodes} x {cluster.gpus} {cluster.device.name}\n")
     for name, value in _rows(config, plan, best):
         print(f"  {name:<36}{value}")
+    if (fill := packing_fill(config)) is not None:
+        print(f"  {'packed rows':<36}{fill:.1%} full")
     print("\nOver world sizes, at the configured global batch with the largest micro-batch that fits, and at the same rows per GPU:\n")
     print(f"  {'GPUs':>5}{'acc.':>6}{'GB/GPU':>8}{'s/step':>8}{'tokens/s':>14}{'MFU':>7}{'days':>8}   | {'tokens/step':>13}{'tokens/s':>14}{'MFU':>7}")
     for ranks, one, other, reason in sizes:
@@ -92,6 +100,15 @@ def _device(arguments: argparse.Namespace) -> Device:
         return Device("GPU", arguments.device_memory, arguments.peak_tflops)
     device = find_device(arguments.gpu)
     return Device(device.name, arguments.device_memory or device.memory_gb, arguments.peak_tflops or device.peak_tflops, device.memory_gb_s, device.link_gb_s)
+
+
+def packing_fill(config: TrainConfig) -> float | None:
+    """Share of the packed rows' places that hold a token, over at most `PACKED_DOCUMENTS` documents of each source; None where the data is not here."""
+    sources = config.data.text
+    if not all((Path(source.path) / MANIFEST).is_file() for source in sources):
+        return None
+    fills = [pack(ShardDataset(source.path).lengths[:PACKED_DOCUMENTS], config.batch.seq_len).fill for source in sources]
+    return sum(source.weight * fill for source, fill in zip(sources, fills, strict=True)) / sum(source.weight for source in sources)
 
 
 def _rows(config: TrainConfig, plan: Plan, best: Plan | None) -> list[tuple[str, str]]:

@@ -10,22 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from rwtrain.errors import DataError
+from rwtrain.train.stored_weights import Stored
 from rwtrain.train.zero import ADAM, AVERAGE, files_of, read_states
 
 Slot = tuple[str, int, int, dict[str, torch.Tensor]]
-
-
-class Stored(Protocol):
-    """A tensor in a file."""
-
-    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
-        """Elements `start` to `stop` of the flattened tensor in float32 pieces of bounded size."""
-        ...
 
 
 def load_resharded(engine: Any, folder: Path) -> int:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import xxhash
@@ -18,6 +18,17 @@ from rwtrain.errors import DataError
 INDEX = "model.safetensors.index.json"
 CHUNK_ELEMENTS = 1 << 24
 SAMPLE_ELEMENTS = 1024
+
+
+class Stored(Protocol):
+    """A tensor that is read when it is needed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """Elements `start` to `stop` of the flattened tensor in float32 pieces of bounded size."""
+        ...
 
 
 @dataclass(frozen=True)

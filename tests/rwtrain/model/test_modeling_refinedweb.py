@@ -136,6 +136,37 @@ def test_pooled_slots_equal_the_inference_interface(full: RefinedWebForPreTraini
     torch.testing.assert_close(out.embeddings, torch.cat((text, image)), rtol=1e-5, atol=1e-6)
 
 
+def test_the_last_token_pools_instead_of_the_mean(full: RefinedWebForPreTraining) -> None:
+    full.config.pooling = "last"
+    full.model.config.pooling = "last"
+    ids, picture = torch.tensor([[1, 20, 30, 40, 3, 3], [1, 50, 3, 3, 3, 3]]), torch.randn(2, 3, 28, 28)
+    mask = (ids != 3).long()
+    slots = torch.tensor([[0] * 4 + [-1] * 2, [2] * 2 + [-1] * 4])
+    blocks, positions = torch.where(mask.bool(), 0, -1), torch.arange(6).expand(2, 6)
+    with torch.no_grad():
+        hidden = full.model(ids, block_sequence_ids=blocks, position_ids=positions).last_hidden_state
+        expected = torch.nn.functional.normalize(full.model.embedding_projection(torch.stack((hidden[0, 3], hidden[1, 1]))), dim=-1)
+        torch.testing.assert_close(full.get_text_features(ids, mask), expected, rtol=1e-5, atol=1e-6)
+        pooled = full(ids, positions, blocks, torch.full_like(ids, -100), torch.zeros(ids.shape), slots, 3).embeddings
+        torch.testing.assert_close(pooled[[0, 2]], expected, rtol=1e-5, atol=1e-6)
+        assert not pooled[1].any()
+        assert full.get_image_features(picture).shape == (2, 8)
+
+
+def test_images_of_another_size_and_several_in_a_row(full: RefinedWebForPreTraining) -> None:
+    """42 x 42 pixels are nine patches instead of four; a text between two images sees the first and not the second."""
+    ids = torch.tensor([[5] * 9 + [1, 20, 30] + [5] * 9 + [40, 50]])
+    pictures = torch.randn(2, 3, 42, 42)
+    with torch.no_grad():
+        found = full.model(ids, pixel_values=pictures).last_hidden_state
+        alone = full.model(ids[:, :12], pixel_values=pictures[:1]).last_hidden_state
+        swapped = full.model(ids, pixel_values=torch.stack((pictures[0], -pictures[1]))).last_hidden_state
+        assert full.get_image_features(pictures).shape == (2, 8)
+    torch.testing.assert_close(found[:, :12], alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[:, :12], swapped[:, :12], rtol=0, atol=0)
+    assert (found[:, -1] - swapped[:, -1]).abs().max() > 1e-4
+
+
 def test_wrong_inputs_are_refused(full: RefinedWebForPreTraining) -> None:
     with pytest.raises(ValueError, match="image placeholder"):
         full.model(torch.tensor([[5] * 8]), pixel_values=torch.randn(1, 3, 28, 28))

@@ -35,6 +35,19 @@ def test_presets_are_as_large_as_their_names_and_the_formula_counts_a_real_model
     assert counted.embedding + counted.head + counted.layers == pytest.approx(NAMED[preset], rel=0.08)
 
 
+def test_biases_and_wide_heads_are_counted() -> None:
+    """Qwen2-like biases, Qwen3-like heads: D 8, I 16, 2 query heads and 1 key head of 6, one layer, by hand."""
+    shape = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 6}
+    more = {"attention_bias": True, "attention_output_bias": False, "qk_norm": True, "mlp_bias": True, "vision": None}
+    config = configuration(shape | more, {"image_rows": 0})
+    model = shape_model(config, vocab_size=50, entity_dim=0, image_tokens=0)
+    by_hand = 8 * (12 + 6 + 6) + 12 * 8 + (12 + 6 + 6) + 2 * 6 + 3 * 8 * 16 + 2 * 16 + 8 + 2 * 8
+    assert count_parameters(model).layer == by_hand
+    with torch.device("meta"):
+        actual = sum(parameter.numel() for parameter in RefinedWebForPreTraining(model).parameters())
+    assert count_parameters(model).total == actual
+
+
 def test_llama_2_7b_has_its_published_size() -> None:
     """6,738,415,616 parameters (the sum of the public checkpoint's tensors)."""
     model = shape_model(configuration({"preset": "7b"}), vocab_size=32_000, entity_dim=0, image_tokens=0)

@@ -138,6 +138,23 @@ def test_an_image_encoder_gives_the_features_of_the_model_it_comes_from(name: st
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["siglip", "clip", "dinov2"])
+def test_an_image_encoder_is_resized_to_larger_images(name: str, tmp_path: Path) -> None:
+    kind, settings = TOWERS[name]
+    torch.manual_seed(0)
+    source = randomised(AutoModel.from_config(AutoConfig.for_model(kind, **settings)))
+    source.save_pretrained(tmp_path / "source")
+    data = {"text": "t", "tokenizer": "t", "images": "i"}
+    changes: dict[str, Any] = {"data": data, "batch": {"seq_len": 64, "image_rows": 1}, "model": {"vision": {"image_size": 56}}}
+    config = configured(tmp_path / "run", init={"vision": str(tmp_path / "source")}, **changes)
+    tokens = 16 + (kind != "siglip")
+    ours = begun(config, shape_model(config, vocab_size=VOCABULARY, entity_dim=0, image_tokens=tokens), RefinedWebForPreTraining)
+    pixels, tower = torch.rand(2, 3, 56, 56) * 2 - 1, getattr(source, "vision_model", source)
+    with torch.no_grad():
+        expected = tower(pixel_values=pixels, **({} if kind == "dinov2" else {"interpolate_pos_encoding": True})).last_hidden_state
+        torch.testing.assert_close(ours.model.vision_features(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
     torch.manual_seed(0)
