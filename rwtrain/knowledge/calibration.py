@@ -1,8 +1,9 @@
 """Learn the linker's weights, and with them what counts as no entity (NIL), from texts with gold mentions.
 
 Two small models with the features that the linker itself computes: a logistic regression says whether a known name is a mention at all
-(otherwise NIL), a conditional logit says which candidate is meant. Both are fitted by Newton's method with an L2 penalty. As some features
-depend on the scores of neighbouring names, fitting is repeated a few times. The bias then is moved to where the F1 on the same texts is best.
+(otherwise NIL), a conditional logit says which candidate is meant. Both are fitted by Newton's method with an L2 penalty on what moves away
+from the weights so far, which a few hundred mentions should not throw away. As some features depend on the scores of neighbouring names,
+fitting is repeated a few times. The bias then is moved to where the F1 on the same texts is best.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rwtrain.model.linking_kernels_refinedweb import CANDIDATE_FEATURES, CANDIDA
 from rwtrain.model.linking_refinedweb import SETTINGS_FILE, EntityLinker
 
 ROUNDS = 4
-PENALTY = 1.0
+MENTION_PENALTY, CHOICE_PENALTY = 1.0, 12.0  # from two-fold cross-validation over the texts that the default weights were learned from
 VECTOR_SCALE = 127.0  # length of the coherence vectors
 NEWTON_STEPS = 12
 SHIFTS = np.arange(-2.0, 3.01, 0.2)
@@ -61,13 +62,15 @@ def calibrate(linker: EntityLinker, store: EntityStore, documents: Sequence[Docu
     if not any(mentions for _, _, mentions in gold):
         raise DataError(linker.folder, "no gold mention is an entity of the store", "Give texts that name entities of the store")
     settings = copy.deepcopy(linker.settings)
+    before = {kind: np.array([settings[kind][name] for name in names]) for kind, names in (("mention", MENTION_FEATURES), ("candidate", CANDIDATE_FEATURES))}
     for _ in range(ROUNDS if weights else 0):
         examples = collect_examples(linker, gold)
         vectors = linker.coherence_vectors(examples.entity) / VECTOR_SCALE if kinds else np.zeros((len(examples.entity), 0))
-        both = fit_logistic(np.concatenate([examples.spots[:, :KIND], vectors], 1), examples.is_mention)
+        centre = np.append(before["mention"][:KIND], np.zeros(vectors.shape[1]))
+        both = fit_logistic(np.concatenate([examples.spots[:, :KIND], vectors], 1), examples.is_mention, centre=centre)
         mention = np.append(both[:KIND], 1.0)
         settings["kind"] = [round(float(value) / VECTOR_SCALE, 6) for value in both[KIND:]]
-        candidate = fit_choice(examples.candidates, examples.spot_of_candidate, examples.is_meant)
+        candidate = fit_choice(examples.candidates, examples.spot_of_candidate, examples.is_meant, centre=before["candidate"])
         settings["mention"] = {name: round(float(value), 3) for name, value in zip(MENTION_FEATURES, mention, strict=True)}
         settings["candidate"] = {name: round(float(value), 3) for name, value in zip(CANDIDATE_FEATURES, candidate, strict=True)}
         linker.configure(settings)
@@ -114,29 +117,29 @@ def collect_examples(linker: EntityLinker, gold: Sequence[tuple[str, Span, dict[
     return Examples(np.array(spots), np.array(entity), np.array(is_mention, bool), np.concatenate(candidates), np.concatenate(owner), np.concatenate(is_meant))
 
 
-def fit_logistic(features: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Weights of a logistic regression; the first feature is 1 and not penalised."""
+def fit_logistic(features: np.ndarray, label: np.ndarray, *, centre: np.ndarray) -> np.ndarray:
+    """Weights of a logistic regression, drawn to `centre`; the first feature is 1 and its weight is free."""
     weights = np.zeros(features.shape[1])
-    penalty = np.full(len(weights), PENALTY)
+    penalty = np.full(len(weights), MENTION_PENALTY)
     penalty[0] = 1e-6
     for _ in range(NEWTON_STEPS):
         share = 1 / (1 + np.exp(-features @ weights))
-        gradient = features.T @ (share - label) + penalty * weights
+        gradient = features.T @ (share - label) + penalty * (weights - centre)
         curvature = (features * (share * (1 - share))[:, None]).T @ features + np.diag(penalty)
         weights = weights - np.linalg.solve(curvature, gradient)
     return weights
 
 
-def fit_choice(features: np.ndarray, group: np.ndarray, meant: np.ndarray) -> np.ndarray:
-    """Weights of a conditional logit: in each group one candidate is meant."""
-    weights = np.zeros(features.shape[1])
+def fit_choice(features: np.ndarray, group: np.ndarray, meant: np.ndarray, *, centre: np.ndarray) -> np.ndarray:
+    """Weights of a conditional logit, drawn to `centre`: in each group one candidate is meant."""
+    weights = centre.copy()
     for _ in range(NEWTON_STEPS):
         power = np.exp(features @ weights - (features @ weights).max())
         share = power / np.bincount(group, power)[group]
         mean = np.stack([np.bincount(group, share * features[:, place]) for place in range(features.shape[1])], 1)
         centred = features - mean[group]
-        gradient = features.T @ (share - meant) + PENALTY * weights
-        curvature = (centred * share[:, None]).T @ centred + PENALTY * np.eye(len(weights))
+        gradient = features.T @ (share - meant) + CHOICE_PENALTY * (weights - centre)
+        curvature = (centred * share[:, None]).T @ centred + CHOICE_PENALTY * np.eye(len(weights))
         step = np.linalg.solve(curvature, gradient)
         weights = weights - step / max(1.0, np.abs(step).max())
     return weights

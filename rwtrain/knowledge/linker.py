@@ -45,6 +45,7 @@ MAX_CANDIDATES = 24  # of one name, the likeliest
 ABOUT_WORDS = 24
 COHERENCE_DIMENSIONS = 32
 SLOTS_PER_KEY = 1.6
+FILTER_BITS_PER_WORD = 16
 SHORT_CODE_LETTERS = 3
 COMPILE_FROM_NAMES = 100_000
 
@@ -98,7 +99,7 @@ def build_linker(store: EntityStore, out: str | Path, *, settings: dict[str, Any
             "forms": len(table["form_info"]),
             "candidates": len(table["candidate_entity"]),
             "dimension": int(store.vectors.shape[1]) if trained else None,
-            "table_bytes": sum(table[name].nbytes for name in table if name.startswith(("slots", "form_", "candidate_"))),
+            "table_bytes": sum(table[name].nbytes for name in table if name.startswith(("slots", "first_", "form_", "candidate_"))),
             "settings": settings or SETTINGS,
             "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
         }
@@ -148,7 +149,7 @@ def name_table(names: Names, popularity: np.ndarray, level: np.ndarray, char_inf
     common, dates = word_lists(char_info)
     info = _form_info(names, rows, form_start, level, shape, words, bounds, common, dates)
     return {
-        "slots": _slots(code, form_key, hashes, key, begin, combine_all(code, common)),
+        **_slots(code, form_key, hashes, key, begin, common),
         "form_start": np.append(form_start, len(rows)).astype(np.int32),
         "form_info": info,
         "candidate_entity": names.entity[rows].astype(np.int32),
@@ -226,13 +227,8 @@ def _all_words(flag: np.ndarray, bounds: np.ndarray, rows: np.ndarray) -> np.nda
     return total[bounds[rows + 1]] - total[bounds[rows]] == bounds[rows + 1] - bounds[rows]
 
 
-def combine_all(code: Any, words: np.ndarray) -> np.ndarray:
-    """The hashes of one-word names, from their words' hashes."""
-    return np.array([code.combine(0, int(word)) for word in words], np.int64)
-
-
-def _slots(code: Any, form_key: np.ndarray, hashes: np.ndarray, key: np.ndarray, begin: np.ndarray, common: np.ndarray) -> np.ndarray:
-    """The open-addressing table: names, the beginnings of longer names, and everyday words."""
+def _slots(code: Any, form_key: np.ndarray, hashes: np.ndarray, key: np.ndarray, begin: np.ndarray, common: np.ndarray) -> dict[str, np.ndarray]:
+    """The open-addressing table of names, beginnings of longer names, and everyday words; and the filter of the names' first words."""
     inner = np.zeros(len(hashes) + 1, np.int64)  # +1 at the first beginning of a used name, -1 at the whole name
     np.add.at(inner, begin[0], 1)
     np.add.at(inner, begin[1] - 1, -1)
@@ -246,7 +242,10 @@ def _slots(code: Any, form_key: np.ndarray, hashes: np.ndarray, key: np.ndarray,
     lost = code.insert_slots(*seen(code, keys, value, slots))
     if lost:
         logger.warning("%d of %d names have the hash of another name and cannot be found", lost, len(keys))
-    return slots
+    first = np.unique(hashes[begin[0]])
+    first_words = np.zeros(max(64, len(first) * FILTER_BITS_PER_WORD // 8), np.uint8)
+    code.note_first_words(*seen(code, first, first_words))
+    return {"slots": slots, "first_words": first_words}
 
 
 def word_lists(char_info: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

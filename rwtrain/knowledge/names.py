@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from rwtrain.errors import DataError
 from rwtrain.knowledge.store import ANCHORS, EntityStore
+from rwtrain.knowledge.variants import ARTICLE, known_demonyms, plurals, short_names_of, spellings
 from rwtrain.model.linking_kernels_refinedweb import ALIAS, LABEL, QUALIFIED
 
-LABEL_WEIGHT, VARIANT_WEIGHT, ALIAS_WEIGHT, PLURAL_WEIGHT = 1.0, 0.7, 0.4, 0.3
+LABEL_WEIGHT, VARIANT_WEIGHT, ALIAS_WEIGHT, PLURAL_WEIGHT, SHORT_WEIGHT = 1.0, 0.7, 0.4, 0.3, 0.05
 BRACKETS = re.compile(r"\s*[(（][^()（）]*[)）]\s*$")
-DOTTED, UNDOTTED = re.compile(r"^(?:[A-Z]\.){2,5}$"), re.compile(r"^[A-Z]{2,4}$")
 PLAIN_NOUN = re.compile(r"^[a-z]+(?:[ -][a-z]+)?$")
-ARTICLE = re.compile(r"^[Tt]he\s+(?=\S+\s+\S)|^the\s+")
 
 ADJECTIVE = re.compile(r"([A-Z][a-z]+(?:an|ish|ese|[ck]h|sh|ss|[lr]i)) [a-z]")
 HUMAN = "Q5"  # in Wikidata
@@ -48,6 +46,8 @@ def collect_names(store: EntityStore, people: set[int]) -> Names:
     entity: list[int] = []
     weight: list[float] = []
     kind: list[int] = []
+    labels: dict[str, int] = {}
+    taken: dict[int, set[str]] = {}
     for row in range(len(store)):
         if not store.has_label(row):
             continue
@@ -56,11 +56,18 @@ def collect_names(store: EntityStore, people: set[int]) -> Names:
         entity += [row] * len(names)
         weight += [value for value, _ in names.values()]
         kind += [value for _, value in names.values()]
-    for adjective, row in demonyms(store).items():
-        text.append(adjective)
-        entity.append(row)
-        weight.append(ALIAS_WEIGHT)
-        kind.append(ALIAS)
+        label = store.label(row)
+        if label not in labels or store.popularity[row] > store.popularity[labels[label]]:
+            labels[label] = row
+        taken[row] = set(names)
+    adjectives = [(adjective, row) for adjective, row in demonyms(store).items() if adjective not in taken[row]]
+    adjectives += [(word, labels[place]) for place, words in known_demonyms().items() if place in labels for word in words]
+    plain = ((row, clean(BRACKETS.sub("", store.label(row)))) for row in taken)
+    for names_made, its_weight in ((adjectives, ALIAS_WEIGHT), (short_names_of(plain, people, taken), SHORT_WEIGHT)):
+        text += [name for name, _ in names_made]
+        entity += [row for _, row in names_made]
+        weight += [its_weight] * len(names_made)
+        kind += [ALIAS] * len(names_made)
     surfaces, rows, counts = read_anchors(store)
     return Names(
         text + surfaces,
@@ -98,24 +105,6 @@ def clean(name: str) -> str:
 def is_qualified(name: str, label: str) -> bool:
     """Whether a name is the label and more: "Paris, Texas", "President Barack Obama". It tells who is meant; the mention is the label."""
     return len(name) > len(label) and (name.startswith(label + ",") or name.endswith(" " + label))
-
-
-def spellings(name: str) -> Iterator[str]:
-    """An abbreviation with dots where it is written without, and the other way round."""
-    if DOTTED.match(name):
-        yield name.replace(".", "")
-    elif UNDOTTED.match(name):
-        yield "".join(f"{letter}." for letter in name)
-
-
-def plurals(noun: str) -> Iterator[str]:
-    """The regular English plural of a common noun."""
-    if noun.endswith(("s", "x", "ch", "sh")):
-        yield noun + "es"
-    elif noun.endswith("y") and noun[-2:-1] not in "aeiou":
-        yield noun[:-1] + "ies"
-    else:
-        yield noun + "s"
 
 
 def demonyms(store: EntityStore) -> dict[str, int]:

@@ -66,8 +66,8 @@ MOST_FROM_KIND = 1.0  # what a kind of entity may add before a name is looked at
 
 Table = namedtuple(
     "Table",
-    "char_info slots form_start form_info candidate_entity candidate_info candidate_prior entity_info about_start about_word about_weight "
-    "coherence dimension shape_logs mention_weights candidate_weights kind_weights",
+    "char_info slots first_words form_start form_info candidate_entity candidate_info candidate_prior entity_info about_start about_word "
+    "about_weight coherence dimension shape_logs mention_weights candidate_weights kind_weights",
 )
 Words = namedtuple("Words", "start end hash info")
 Names = namedtuple("Names", "first last form forced")
@@ -194,6 +194,19 @@ def look_up(phrase, slots):
     return slot
 
 
+def may_begin_name(word, first_words):
+    """Whether a hash is among those that `note_first_words` noted; one bit each, so some others pass as well."""
+    place = ((word >> 31) * (len(first_words) << 3)) >> 31
+    return first_words[place >> 3] >> (place & 7) & 1
+
+
+def note_first_words(words, first_words):
+    """Fill the filter that keeps most words of a text from being looked up in the table, which is too large for a processor's cache."""
+    for number in range(len(words)):
+        place = ((words[number] >> 31) * (len(first_words) << 3)) >> 31
+        first_words[place >> 3] |= 1 << (place & 7)
+
+
 def insert_slots(keys, values, slots):
     """Fill an empty table; return how many keys it cannot tell from an earlier one (about one in 2^31)."""
     size, lost = len(slots), 0
@@ -209,7 +222,7 @@ def insert_slots(keys, values, slots):
     return lost
 
 
-def find_names(words, word_bounds, slots, names, name_bounds):
+def find_names(words, word_bounds, slots, first_words, names, name_bounds):
     """Every run of words that is a known name, by last word, the longest first.
 
     Returns the number of matches; if that is more than there is room for, the arrays hold nothing of use.
@@ -220,9 +233,10 @@ def find_names(words, word_bounds, slots, names, name_bounds):
         name_bounds[document] = count
         end = word_bounds[document + 1]
         for first in range(word_bounds[document], end):
-            phrase, last = 0, first
+            phrase, last = hashes[first], first
+            if not may_begin_name(phrase, first_words):
+                continue
             while True:
-                phrase = combine(phrase, hashes[last])
                 slot = look_up(phrase, slots)
                 if slot == 0:
                     break
@@ -241,6 +255,7 @@ def find_names(words, word_bounds, slots, names, name_bounds):
                 last += 1
                 if slot & CONTINUES == 0 or last == end or last - first == MAX_WORDS or infos[last] & JOINED == 0:
                     break
+                phrase = combine(phrase, hashes[last])
     name_bounds[len(word_bounds) - 1] = count
     return count
 
@@ -252,7 +267,7 @@ def phrase_hashes(words, word_bounds, hashes, bounds):
         bounds[name] = count
         phrase = 0
         for word in range(word_bounds[name], word_bounds[name + 1]):
-            phrase = combine(phrase, words.hash[word])
+            phrase = combine(phrase, words.hash[word]) if word > word_bounds[name] else words.hash[word]
             hashes[count] = phrase
             count += 1
     bounds[len(word_bounds) - 1] = count
@@ -356,7 +371,7 @@ def part_of_name(words, word, slots):
     """Whether a word may stand for a name that it begins or ends: capitalised, of three letters or more, and no everyday word."""
     if words.info[word] & UPPER_MASK == 0 or words.end[word] - words.start[word] < 3:
         return False
-    return look_up(combine(0, words.hash[word]), slots) & COMMON_WORD == 0
+    return look_up(words.hash[word], slots) & COMMON_WORD == 0
 
 
 def remember_name(table, words, scratch, document, first, last, entity, kind):
@@ -742,9 +757,10 @@ def span_ends(codes, bounds, table, words, spots, spot_bounds, ends):
 
 
 FUNCTIONS = (
-    fold_index, mix, combine, entity_key, scan_words, scan_documents, look_up, insert_slots, find_names, phrase_hashes, shape_of, span_shape, exact_hash,
-    name_details, dot, sigmoid, remember_word, near_words, remember_part, recall_part, part_of_name, remember_name, text_shape, beside_capital,
-    describe_name, add_candidate, add_candidates, score_spot, add_coherence, support_parts, look_right, collect_spots, choose_spots, span_ends,
+    fold_index, mix, combine, entity_key, scan_words, scan_documents, look_up, may_begin_name, note_first_words, insert_slots, find_names, phrase_hashes,
+    shape_of, span_shape, exact_hash, name_details, dot, sigmoid, remember_word, near_words, remember_part, recall_part, part_of_name, remember_name,
+    text_shape, beside_capital, describe_name, add_candidate, add_candidates, score_spot, add_coherence, support_parts, look_right, collect_spots,
+    choose_spots, span_ends,
 )  # fmt: skip
 
 # Compiled into their callers, as passing many arrays costs more than what these do.
@@ -761,12 +777,21 @@ def kernels(*, compiled: bool) -> Any:
         return SimpleNamespace(compiled=False, **{function.__name__: function for function in FUNCTIONS})
     import numba
 
+    def machine_code(function: Any, inline: str) -> Any:
+        # These functions make no arrays, so numba need not count references to those they are given, which would take half of the time.
+        njit: Any = numba.njit
+        options = {"nogil": True, "cache": True, "inline": inline}
+        try:
+            return njit(_nrt=False, **options)(function)
+        except KeyError:  # a numba without this option
+            return njit(**options)(function)
+
     # Copies, so that the functions of this module stay plain Python: a function finds the ones it calls in its globals.
     namespace = dict(globals())
     for function in FUNCTIONS:
         copy = FunctionType(function.__code__, namespace, function.__name__, function.__defaults__)
         copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
-        namespace[function.__name__] = numba.njit(nogil=True, cache=True, inline="always" if function in INLINED else "never")(copy)
+        namespace[function.__name__] = machine_code(copy, "always" if function in INLINED else "never")
     return SimpleNamespace(compiled=True, **{function.__name__: namespace[function.__name__] for function in FUNCTIONS})
 
 

@@ -45,12 +45,13 @@ from .linking_kernels_refinedweb import (
     views,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SETTINGS_FILE, TABLE_FILE, VECTORS_FILE = "linker.json", "linker.safetensors", "entity_vectors.safetensors"
 COMPILE_AFTER_CHARACTERS = 1_000_000
 CHUNK_CHARACTERS = 1 << 18  # texts are linked in chunks of about this size, whose arrays fit into a processor's cache
 TABLE_TYPES = {
-    "char_info": "int32", "slots": "int64", "form_start": "int32", "form_info": "int32", "candidate_entity": "int32", "candidate_info": "int32",
+    "char_info": "int32", "slots": "int64", "first_words": "uint8", "form_start": "int32", "form_info": "int32", "candidate_entity": "int32",
+    "candidate_info": "int32",
     "candidate_prior": "float32", "entity_info": "uint8", "about_start": "int64", "about_word": "int32", "about_weight": "uint8", "coherence": "int8",
     "shape_logs": "float64", "label_start": "int64", "label_text": "uint8",
 }  # fmt: skip
@@ -261,7 +262,7 @@ class EntityLinker:
         """The candidates of given spans of characters, by descending score, whether or not they are linked.
 
         A span that is no known name is read as the longest known name inside it ("the United States", "Mr Blair"), of equally long ones the
-        last; one without any has no candidates.
+        last, but rather as one before its first comma ("Lyon, France"); one without any has no candidates.
         """
         run = self.run([text], left_context=left_context, spans=spans)
         return [run.span_candidates(first, last) if last >= first else () for first, last in run.read_as]
@@ -316,7 +317,11 @@ def _check_table(path: Path, arrays: dict[str, np.ndarray], entities: int) -> No
             break
     else:
         forms, candidates = arrays["form_start"], len(arrays["candidate_entity"])
-        if len(forms) != len(arrays["form_info"]) + 1 or forms[-1] != candidates or not 0 < len(arrays["slots"]) < 1 << 31:
+        if (
+            len(forms) != len(arrays["form_info"]) + 1
+            or forms[-1] != candidates
+            or not (0 < len(arrays["slots"]) < 1 << 31 and 0 < len(arrays["first_words"]) < 1 << 28)
+        ):
             problem = "the table of names does not fit together"
         elif any(len(arrays[name]) != candidates for name in ("candidate_info", "candidate_prior")):
             problem = "the candidates do not fit together"
@@ -373,7 +378,7 @@ class Run:
         names, name_bounds = self.find_names()
         self.read_as: list[tuple[int, int]] = []
         if spans:
-            names, name_bounds = self._add_spans(names, spans)
+            names, name_bounds = self._add_spans(names, texts[0], spans)
         self._collect(names, name_bounds, floor)
         self.ends = np.empty(self.spot_bounds[-1], np.int64)
         code.span_ends(*seen(code, self.codes, self.bounds, table, self.words, self.spots, self.spot_bounds, self.ends))
@@ -388,17 +393,19 @@ class Run:
         room = len(self.words.start) // 2 + 64
         while True:
             names = Names(np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int64), np.zeros(room, np.uint8))
-            count = self.code.find_names(*seen(self.code, self.words, self.word_bounds, self.table.slots, names, bounds))
+            count = self.code.find_names(*seen(self.code, self.words, self.word_bounds, self.table.slots, self.table.first_words, names, bounds))
             if count <= room:
                 return Names(*(array[:count] for array in names)), bounds
             room = count
 
-    def _add_spans(self, names: Names, spans: Sequence[tuple[int, int]]) -> tuple[Names, np.ndarray]:
+    def _add_spans(self, names: Names, text: str, spans: Sequence[tuple[int, int]]) -> tuple[Names, np.ndarray]:
         """Make sure that given spans of the only text are scored; `read_as` tells by which words."""
         found = {(last, first): (form, 0) for first, last, form in zip(*(array.tolist() for array in names[:3]), strict=True)}
         for start, end in spans:
-            begin, stop = int(np.searchsorted(self.words.end, start, "right")), int(np.searchsorted(self.words.start, end, "left"))
-            first, last, form = self._longest_name(begin, stop)
+            first, last, form = self._longest_name(start, end)
+            if "," in text[start:end] and not (form >= 0 and self.words.start[first] == start):  # "Lyon, France" means Lyon
+                before = self._longest_name(start, text.index(",", start))
+                first, last, form = before if before[2] >= 0 else (first, last, form)
             if form >= 0:
                 found[last, first] = (form, 1)
             self.read_as.append((first, last))
@@ -406,14 +413,15 @@ class Run:
         columns = [np.ascontiguousarray(rows[:, place]) for place in range(3)]
         return Names._make([*columns, rows[:, 3].astype(np.uint8)]), np.array([0, len(rows)], np.int64)
 
-    def _longest_name(self, begin: int, stop: int) -> tuple[int, int, int]:
-        """(first word, last word, name) of the longest known name among the words begin to stop; the last word and -1 if there is none."""
+    def _longest_name(self, start: int, end: int) -> tuple[int, int, int]:
+        """(first word, last word, name) of the longest known name within the characters start to end; the last word and -1 if there is none."""
+        begin, stop = int(np.searchsorted(self.words.end, start, "right")), int(np.searchsorted(self.words.start, end, "left"))
         code = kernels(compiled=False)
         best, hashes, slots = (stop - 1, stop - 1, -1), self.words.hash[begin:stop].tolist(), views(self.table.slots)
         for first in range(len(hashes)):
-            phrase = 0
+            phrase = hashes[first]
             for last in range(first, min(len(hashes), first + MAX_WORDS)):
-                phrase = code.combine(phrase, hashes[last])
+                phrase = code.combine(phrase, hashes[last]) if last > first else phrase
                 form = (code.look_up(phrase, slots) & FORM_MASK) - 1
                 if form >= 0 and (best[2] < 0 or last - first >= best[1] - best[0]):
                     best = (begin + first, begin + last, form)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from rwtrain.knowledge import assembling, importing, numbering, tables, writing
@@ -19,6 +20,7 @@ from rwtrain.knowledge import import_tsv as import_tsv_module
 from rwtrain.knowledge.import_ntriples import import_ntriples
 from rwtrain.knowledge.import_tsv import import_tsv
 from rwtrain.knowledge.import_wikidata import import_wikidata
+from rwtrain.knowledge.parts import load_columns, save_columns
 from rwtrain.knowledge.store import EntityStore
 from tests.rwtrain.knowledge.test_import_wikidata import dump, item, statement, texts
 
@@ -131,6 +133,7 @@ SCRIPT = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 from rwtrain.knowledge.import_wikidata import import_wikidata
+from rwtrain.knowledge.parts import load_columns, save_columns
 if __name__ == "__main__":
     import_wikidata(sys.argv[1], sys.argv[2], languages=("en", "de"), workers=int(sys.argv[3]), unit_bytes=30_000)
 """
@@ -180,3 +183,22 @@ def test_other_settings_or_sources_start_anew(tmp_path: Path, monkeypatch: pytes
             import_wikidata(path, tmp_path / "store", languages=("en",), workers=1)
     import_wikidata(path, tmp_path / "store", languages=("de",), workers=1)
     assert EntityStore.open(tmp_path / "store").label(0) == "Ding 1"
+
+
+def test_one_file_of_a_range_is_mapped_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = pa.schema({"row": pa.int32(), "text": pa.large_string()})
+    rows = pa.array([row for row in range(1_000) for _ in range(50)], pa.int32())
+    groups = [tmp_path / f"group-{number}" for number in range(4)]
+    for group in groups:
+        save_columns(group, "facts", schema, {"row": rows, "text": pa.array([f"fact {row}" for row in rows.to_pylist()], pa.large_string())})
+    mapped = []
+
+    def load(prefix: Path, name: str) -> pa.RecordBatch:
+        mapped.append(len({line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line}))
+        return load_columns(prefix, name)
+
+    monkeypatch.setattr(assembling, "load_columns", load)
+    found = assembling._slice(groups, "facts", "row", 400, 402, schema)
+    assert found.column("row").to_pylist() == ([400] * 50 + [401] * 50) * 4
+    assert set(found.column("text").to_pylist()) == {"fact 400", "fact 401"}
+    assert mapped == [0, 1, 1, 1]
