@@ -21,7 +21,7 @@ from rwtrain.data.tokenizer import BOS_ID, EOS_ID
 from rwtrain.errors import ConfigError, DataError
 
 ANSWER_TOKENS = 16
-BEAMS = 8
+BEGINNINGS = 8
 WORD_START = re.compile(r"\w")
 
 
@@ -72,7 +72,7 @@ class Reader(Protocol):
 
 
 class WritingReader:
-    """The language model writes an answer whose every token continues some span of the passage: beam search over spans.
+    """The language model writes an answer whose every token continues some span of the passage: the most probable beginnings, each at every length.
 
     A span's score is its mean ln p after "passage, question, answer:" minus the same after "question, answer:" alone, so that words which are
     merely frequent do not win.
@@ -105,21 +105,21 @@ class WritingReader:
         return found is not None and (found.start() == 0 or not text[found.start() - 1].isalnum())
 
     def _spans(self, prompt: np.ndarray, ids: np.ndarray, begins: Sequence[int]) -> list[tuple[int, int, float]]:
-        """(first token, end, mean ln p) of the spans that a beam search passes through."""
+        """(first token, end, mean ln p) of the spans of every length from the `BEGINNINGS` most probable first tokens."""
         app, found = self.app, []
         ids_tensor = torch.from_numpy(prompt.astype(np.int64))[None].to(app.device)
         output = app.model(input_ids=ids_tensor, use_cache=True, logits_to_keep=1)
         shares = output.logits[0, -1].float().log_softmax(-1).cpu().numpy()
-        beams = sorted(((float(shares[ids[place]]), place, place + 1) for place in begins), reverse=True)[:BEAMS]
+        spans = sorted(((float(shares[ids[place]]), place, place + 1) for place in begins), reverse=True)[:BEGINNINGS]
         cache = output.past_key_values
-        cache.batch_repeat_interleave(len(beams))
+        cache.batch_repeat_interleave(len(spans))
         for _ in range(ANSWER_TOKENS - 1):
-            found += [(first, last, total / (last - first)) for total, first, last in beams]
-            step = torch.tensor([[int(ids[last - 1])] for _, _, last in beams], device=app.device)
+            found += [(first, last, total / (last - first)) for total, first, last in spans]
+            step = torch.tensor([[int(ids[last - 1])] for _, _, last in spans], device=app.device)
             logits = app.model(input_ids=step, past_key_values=cache, use_cache=True).logits[:, -1].float().log_softmax(-1).cpu().numpy()
-            beams = [
+            spans = [
                 (total + float(logits[row, ids[last]]), first, last + 1) if last < len(ids) else (-1e9, first, last)
-                for row, (total, first, last) in enumerate(beams)
+                for row, (total, first, last) in enumerate(spans)
             ]
         return [span for span in found if span[2] > -1e6]
 
