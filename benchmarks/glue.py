@@ -23,17 +23,17 @@ from rwtrain.files import write_json
 
 COMMON = {"engine": {"overlays": ["zero0", "fp32"]}, "guard": {"hang_timeout_s": 0}, "logging": {"every_steps": 50, "tensorboard": False}}
 PRETRAINING: dict[str, Any] = {
-    "steps": 700,
+    "steps": 900,
     "model": {
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_hidden_layers": 2,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 1,
         "num_attention_heads": 4,
         "max_position_embeddings": 256,
         "embedding_dim": 128,
     },
-    "batch": {"seq_len": 192, "text_rows": 0, "masked_rows": 20, "pair_rows": 8, "view_tokens": 24, "mask_rate": 0.2},
-    "objectives": {"text_contrast": 0.2},
+    "batch": {"seq_len": 192, "text_rows": 0, "masked_rows": 20, "mask_rate": 0.25},
+    "objectives": {"text_contrast": 0.0},
     "optimizer": {"learning_rate": 3e-3, "warmup_steps": 50, "weight_decay": 0.05, "min_learning_rate_ratio": 0.03},
     "checkpoint": {"every_steps": 100, "keep": 2},
     **COMMON,

@@ -91,7 +91,7 @@ def wikipedia(path: Path) -> Iterator[str]:
             if element.tag.endswith("}page"):
                 text = next((child.text for child in element.iter() if child.tag.endswith("}text")), None) or ""
                 if not text.lower().startswith("#redirect"):
-                    yield from (line for line in wikitext_to_text(text).splitlines() if len(line) > SHORTEST)
+                    yield from (line for line in wikitext_to_text(text)[0].splitlines() if len(line) > SHORTEST)
                 element.clear()
 
 

@@ -38,7 +38,7 @@ class RefinedWebConfig(PreTrainedConfig):
     """
 
     model_type = "refinedweb"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     sub_configs = {"vision_config": AutoConfig}
 
     vocab_size: int = 32000

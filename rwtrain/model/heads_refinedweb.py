@@ -17,7 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast, ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_refinedweb import RefinedWebConfig
-from .modeling_refinedweb import RefinedWebModel, RefinedWebPreTrainedModel, unit_rms
+from .modeling_refinedweb import CACHE, RefinedWebModel, RefinedWebPreTrainedModel, unit_rms
 
 # Tokens whose logits exist at once. On a processor small chunks stay near its caches (bf16, 32k vocabulary: 1.7 times the speed of 2,048).
 LOSS_CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
@@ -120,6 +120,7 @@ class RefinedWebForCausalLM(RefinedWebPreTrainedModel, GenerationMixin):
         entity_embeds: torch.Tensor | None = None,
         entity_positions: torch.Tensor | None = None,
         block_sequence_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Next-token logits [B, S, V]; other inputs as in `RefinedWebModel.forward`; `labels` [B, S] use −100 for ignored tokens."""
@@ -127,7 +128,7 @@ class RefinedWebForCausalLM(RefinedWebPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=cache if past_key_values is None else past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             pixel_values=pixel_values,
@@ -145,15 +146,16 @@ class RefinedWebForCausalLM(RefinedWebPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
         )
 
-    def prepare_inputs_for_generation(self, input_ids: Any, past_key_values: Cache | None = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def prepare_inputs_for_generation(self, input_ids: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Images and entities belong to the prompt: they enter with the first forward pass and live in the cache after it."""
-        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)  # type: ignore[misc]
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc]
+        cache = inputs.get(CACHE)
+        if cache is not None and cache.get_seq_length() > 0:
             for name in ("pixel_values", "entity_embeds", "entity_positions", "block_sequence_ids"):
                 inputs.pop(name, None)
         return inputs

@@ -28,6 +28,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_refinedweb import RefinedWebConfig
 
+# What transformers calls the key-value cache: `cache` since 5.24, `past_key_values` before. The model is called with either.
+CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+
 
 class RefinedWebRMSNorm(nn.Module):
     """Root mean square normalisation (Zhang & Sennrich 2019), computed in float32."""
@@ -227,7 +230,7 @@ class RefinedWebPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["RefinedWebDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -344,6 +347,7 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
         entity_embeds: torch.Tensor | None = None,
         entity_positions: torch.Tensor | None = None,
         block_sequence_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> RefinedWebModelOutput:
         """Read rows of packed segments.
@@ -356,7 +360,9 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
             entity_embeds: [B, M, E] entity vectors; `entity_positions` [B, M] says at which token each enters, −1 for an empty slot.
             block_sequence_ids: [B, S]; equal ids ≥ 0 see each other in both directions, −1 is causal.
                 Default: causal, with the tokens of each image as one block.
+            cache: the newer name of `past_key_values`.
         """
+        past_key_values = cache if past_key_values is None else past_key_values
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
@@ -371,13 +377,14 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + seen
         if block_sequence_ids is not None and not self.training and not torch.compiler.is_compiling():  # training batches are built without such
             check_blocks(position_ids, block_sequence_ids)
+        named_cache: dict[str, Any] = {CACHE: past_key_values}
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_ids=position_ids,
             block_sequence_ids=block_sequence_ids,
+            **named_cache,
         )
         entity_BMD = None if entity_embeds is None else self.entity_projection(unit_rms(entity_embeds).to(inputs_embeds.dtype))
         rotary = self.rotary_emb(inputs_embeds, position_ids=position_ids)
@@ -389,8 +396,8 @@ class RefinedWebModel(RefinedWebPreTrainedModel):
             hidden_BSD = layer(hidden_BSD, position_embeddings=rotary, attention_mask=mask, past_key_values=past_key_values, **kwargs)
         return RefinedWebModelOutput(
             last_hidden_state=self.norm(hidden_BSD),
-            past_key_values=past_key_values,
             gates=tuple(gates) or None,
+            **named_cache,
         )
 
     def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:

@@ -44,6 +44,10 @@ def main() -> None:
         writer = pipeline("text-generation", model=folder, trust_remote_code=True, device=-1)
         made = writer("The history of", max_new_tokens=4, do_sample=False)
         result["generated"] = made[0]["generated_text"]
+        prompt = torch.tensor([[1, 40, 50, 60, 70, 80]])
+        result["cached"], result["uncached"] = (
+            model.generate(prompt, max_new_tokens=12, do_sample=False, use_cache=cached, eos_token_id=None).tolist() for cached in (True, False)
+        )
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
         read = processor(text=["a photo", "a longer text"], mode="embed")
         vectors = model.get_text_features(**read).detach()
