@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from tests.rwtrain.export.hub import Hub
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("preprocess", "cluster", "export", "objective")
+PAGES = ("preprocess", "cluster", "export", "objective", "adapt")
 BLOCK = re.compile(r"^```(bash|yaml|python)(?: (\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -71,6 +72,9 @@ def test_pages_in_their_order(folder: Path, hub: Hub) -> None:
     assert "license: apache-2.0" in printed["export"]
     assert hub.commits[-1] == ["config.json", "export.json"]
     assert printed["objective"].count("loss/uniformity") == 3
+    before, _, after, _ = figures(printed["adapt"], "perplexity")  # of the domain, and of the first corpus
+    assert after < before
+    assert json.loads((folder / "runs" / "tutorial" / "news" / "results.json").read_text())["figures"]["accuracy"] > 0.5
 
 
 def test_every_page_is_listed_and_run() -> None:
