@@ -5,24 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rwtrain.apps.answering import Answer, HeadReader, Reader, WritingReader, answer
 from rwtrain.apps.graph_answers import SUBJECT, GraphAnswer, GraphAnswerer, learn_relations
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.passages import PASSAGE_WORDS, SEARCHES, PassageIndex, read_documents
+from rwtrain.apps.tuning import RECALL_AT, Question, learn_weight
 from rwtrain.errors import DataError
 from rwtrain.knowledge.store import EntityStore
 
 EXAMPLES = """examples:
   rwtrain answer index docs/ --model export --out runs/index
   rwtrain answer ask "What stalls training while a checkpoint is saved?" --model export --index runs/index
+  rwtrain answer tune known.jsonl --model export --index runs/index
   rwtrain answer ask "Who wrote it?" --model finetuned --index runs/index --reader head --json
   rwtrain answer relations questions.jsonl --model export --store runs/kg --out runs/relations.safetensors
   rwtrain answer graph "Where was Barack Obama born?" --model export --store runs/kg --relations runs/relations.safetensors
 
-questions.jsonl holds objects with `question` (the subject's name replaced by the word "this"), `subject`, `relation` (ids of the store) and, where
-the subject is the object of the relation, `forward`: false."""
+known.jsonl holds objects with `question` and `document` (its `id`, or the name of its file): `tune` keeps with the index how much the embeddings count
+beside BM25 in fused search. questions.jsonl holds objects with `question` (the subject's name replaced by the word "this"), `subject`, `relation` (ids
+of the store) and, where the subject is the object of the relation, `forward`: false."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +47,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ask.add_argument("--reader", choices=("writing", "head"), default="writing", help="the language model confined to the passages, or a fine-tuned head")
     ask.add_argument("--threshold", type=float, default=0.0, help="no answer below this score (default 0)")
     ask.set_defaults(run=run_ask)
+    tune = verbs.add_parser("tune", help="learn how much the embeddings count beside BM25, from questions with known documents")
+    tune.add_argument("questions", type=Path, help="questions with known documents")
+    tune.add_argument("--index", type=Path, required=True, help="folder written by `rwtrain answer index`")
+    tune.set_defaults(run=run_tune)
     relations = verbs.add_parser("relations", help="learn which relation a question asks for")
     relations.add_argument("questions", type=Path, help="questions with known relations")
     relations.add_argument("--store", type=Path, required=True, help="entity store")
@@ -53,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     graph.add_argument("--relations", type=Path, help="file written by `rwtrain answer relations`")
     graph.add_argument("--count", type=int, default=3, help="answers to print (default 3)")
     graph.set_defaults(run=run_graph)
-    for each in (index, ask, relations, graph):
+    for each in (index, ask, tune, relations, graph):
         each.add_argument("--model", type=Path, required=True, help="folder written by `rwtrain export`")
     for each in (ask, graph):
         each.add_argument("--json", action="store_true", help="print one JSON object")
@@ -105,6 +114,26 @@ def answer_record(found: Answer) -> dict:
     }
 
 
+def run_tune(options: argparse.Namespace) -> None:
+    """Learn the weight of the embeddings."""
+    app = AppModel.open(options.model)
+    index = PassageIndex.open(app, options.index)
+    found = learn_weight(app, index, list(_read_known(options.questions, index)))
+    print(f"{options.index}: embeddings count {index.dense_weight:g} of 1 in fused search")
+    for name, weight in (("BM25 alone", 0.0), ("embeddings alone", 1.0), ("fused", index.dense_weight)):
+        print(f"  recall@{RECALL_AT} {name:17s} {found[weight]:.1%}")
+
+
+def _read_known(path: Path, index: PassageIndex) -> Iterator[Question]:
+    passages = index.documents()
+    for number, record in _read_records(path):
+        try:
+            yield Question(str(record["question"]), frozenset(passages[str(record["document"])]))
+        except (KeyError, TypeError) as error:
+            message = f"not a question about a document of this index ({error})"
+            raise DataError(path, message, "Give question and document, or remove the line", record=number) from error
+
+
 def run_relations(options: argparse.Namespace) -> None:
     """Learn the relations of questions."""
     app, store = AppModel.open(options.model), EntityStore.open(options.store)
@@ -112,22 +141,31 @@ def run_relations(options: argparse.Namespace) -> None:
     print(f"{options.out}: finds the relation of {share:.1%} of the questions it learned from")
 
 
-def _read_questions(path: Path, store: EntityStore):
+def _read_questions(path: Path, store: EntityStore) -> Iterator[tuple[str, int, int, bool]]:
     relations = {store.relation_id(row): row for row in range(store.relation_count)}
-    try:
-        with path.open(encoding="utf-8") as stream:
-            lines = stream.readlines()
-    except OSError as error:
-        raise DataError(path, f"not readable ({error})", "Correct the path") from error
-    for number, line in enumerate(lines, 1):
+    for number, record in _read_records(path):
         try:
-            record = json.loads(line)
             yield str(record["question"]), store.row(record["subject"]), relations[record["relation"]], bool(record.get("forward", True))
         except (ValueError, KeyError, TypeError) as error:
             message = f"not a question of this store ({error})"
             raise DataError(
                 path, message, f"Give question (with {SUBJECT!r} for the subject), subject and relation, or remove the line", record=number
             ) from error
+
+
+def _read_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """(number, value) of a file's lines; raises `DataError` if it cannot be read, is no JSON, or is empty."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(path, f"not readable ({error})", "Correct the path") from error
+    if not lines:
+        raise DataError(path, "holds no question", "Give one JSON object a line")
+    for number, line in enumerate(lines, 1):
+        try:
+            yield number, json.loads(line)
+        except ValueError as error:
+            raise DataError(path, f"no JSON ({error})", "Correct or remove the line", record=number) from error
 
 
 def run_graph(options: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ was fine-tuned for it (`rwtrain finetune --task squad`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,8 +20,16 @@ from rwtrain.data.tokenizer import BOS_ID, EOS_ID
 from rwtrain.errors import ConfigError, DataError
 
 ANSWER_TOKENS = 16
-BEGINNINGS = 8
-WORD_START = re.compile(r"\w")
+BEGINNINGS = 16
+SUPPORT = 8.0  # ln p that a sentence with all words of the question is worth before one with none
+WORDS = re.compile(r"\w+")
+FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an and are as at be been but by did do does for from had has have he her his how i if in into is it its many much no not of on "
+        "or she such that the their then there these they this to was we were what when where which who whom whose why will with would you ",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -72,10 +79,10 @@ class Reader(Protocol):
 
 
 class WritingReader:
-    """The language model writes an answer whose every token continues some span of the passage: the most probable beginnings, each at every length.
+    """The language model writes an answer that is a span of the passage, from and to a word of content that the question does not have.
 
     A span's score is its mean ln p after "passage, question, answer:" minus the same after "question, answer:" alone, so that words which are
-    merely frequent do not win.
+    merely frequent do not win, plus what the question's words in its sentence are worth: a small model knows little more than where to look.
     """
 
     def __init__(self, app: AppModel) -> None:
@@ -83,50 +90,58 @@ class WritingReader:
 
     @torch.inference_mode()
     def read(self, question: str, passage: Passage) -> Span:
-        """The best span; an empty one with score −∞ for a passage without words."""
+        """The best span; an empty one with score −∞ for a passage without words to answer with."""
         app = self.app
         tail = app.tokenizer.encode(f"\nQuestion: {question}\nAnswer:")[-(app.max_tokens // 2) :]
         reading = app.read(passage.text, link=False, max_tokens=app.max_tokens - len(tail) - ANSWER_TOKENS)
-        text_ids, offsets = reading.ids[1:], reading.offsets[1:]
-        begins = [place for place, (start, end) in enumerate(offsets) if self._begins_word(reading.text, start, end)]
-        if not begins:
+        ids, offsets, asked = reading.ids[1:], reading.offsets[1:], _content(question)
+        words = [match for match in WORDS.finditer(reading.text) if match[0].lower() not in asked | FUNCTION_WORDS]
+        starts, stops = {match.start() for match in words}, {match.end() for match in words}
+        begins = np.array([place for place, (start, end) in enumerate(offsets) if not starts.isdisjoint(range(start, end))], np.int64)
+        if not len(begins):
             return Span(0, 0, -np.inf)
-        informed = self._spans(np.concatenate((reading.ids, tail)), text_ids, begins)
-        bare = self._score(np.concatenate(([BOS_ID], tail)), [text_ids[first:last] for first, last, _ in informed])
-        best = max(range(len(informed)), key=lambda place: informed[place][2] - bare[place])
-        first, last, score = informed[best]
-        start, end = offsets[first][0], offsets[last - 1][1]
-        words = reading.text[start:end]
-        return Span(start + len(words) - len(words.lstrip()), start + len(words.rstrip(" \n,.;:!?")), float(score - bare[best]))
+        support = SUPPORT * np.array([_share(asked, sentence_around(reading.text, *offsets[place])) for place in begins])
+        informed, bare = self._prompt(np.concatenate((reading.ids, tail))), self._prompt(np.concatenate(([BOS_ID], tail)))
+        order = np.argsort(-(informed.first - bare.first)[ids[begins]] - support, kind="stable")[:BEGINNINGS]
+        begins, support = begins[order], support[order]
+        rows = np.stack([np.resize(ids[first : first + ANSWER_TOKENS], ANSWER_TOKENS) for first in begins]).astype(np.int64)
+        scores = informed.means(app, rows) - bare.means(app, rows) + support[:, None]
+        ends = [[offsets[min(first + size, len(offsets) - 1)][1] in stops and first + size < len(offsets) for size in range(ANSWER_TOKENS)] for first in begins]
+        scores = np.where(ends, scores, -np.inf)
+        row, size = np.unravel_index(int(scores.argmax()), scores.shape)
+        start, end = offsets[begins[row]][0], offsets[begins[row] + size][1]
+        return Span(min(place for place in starts if place >= start), end, float(scores[row, size]))
 
-    @staticmethod
-    def _begins_word(text: str, start: int, end: int) -> bool:
-        found = WORD_START.search(text, start, end)
-        return found is not None and (found.start() == 0 or not text[found.start() - 1].isalnum())
+    def _prompt(self, ids: np.ndarray) -> _Prompt:
+        output = self.app.model(input_ids=torch.from_numpy(ids.astype(np.int64))[None].to(self.app.device), use_cache=True, logits_to_keep=1)
+        return _Prompt(output.past_key_values, output.logits[0, -1].float().log_softmax(-1).cpu().numpy())
 
-    def _spans(self, prompt: np.ndarray, ids: np.ndarray, begins: Sequence[int]) -> list[tuple[int, int, float]]:
-        """(first token, end, mean ln p) of the spans of every length from the `BEGINNINGS` most probable first tokens."""
-        app, found = self.app, []
-        ids_tensor = torch.from_numpy(prompt.astype(np.int64))[None].to(app.device)
-        output = app.model(input_ids=ids_tensor, use_cache=True, logits_to_keep=1)
-        shares = output.logits[0, -1].float().log_softmax(-1).cpu().numpy()
-        spans = sorted(((float(shares[ids[place]]), place, place + 1) for place in begins), reverse=True)[:BEGINNINGS]
-        cache = output.past_key_values
-        cache.batch_repeat_interleave(len(spans))
-        for _ in range(ANSWER_TOKENS - 1):
-            found += [(first, last, total / (last - first)) for total, first, last in spans]
-            step = torch.tensor([[int(ids[last - 1])] for _, _, last in spans], device=app.device)
-            logits = app.model(input_ids=step, past_key_values=cache, use_cache=True).logits[:, -1].float().log_softmax(-1).cpu().numpy()
-            spans = [
-                (total + float(logits[row, ids[last]]), first, last + 1) if last < len(ids) else (-1e9, first, last)
-                for row, (total, first, last) in enumerate(spans)
-            ]
-        return [span for span in found if span[2] > -1e6]
 
-    def _score(self, prompt: np.ndarray, spans: Sequence[np.ndarray]) -> list[float]:
-        """Mean ln p of each span after the prompt."""
-        rows = [np.concatenate((prompt, span)).astype(np.int64) for span in spans]
-        return [float(values[len(prompt) - 1 :].mean()) for values in self.app.token_log_probabilities(rows)]
+@dataclass
+class _Prompt:
+    """A prompt that the model has read: its cache, and ln p of what comes first behind it, [V]."""
+
+    cache: Any
+    first: np.ndarray
+
+    def means(self, app: AppModel, rows: np.ndarray) -> np.ndarray:
+        """Mean ln p of the first 1, 2, … tokens of each row behind the prompt, [rows, S] for rows [rows, S]; once, as the cache grows."""
+        self.cache.batch_repeat_interleave(len(rows))
+        ids = torch.from_numpy(rows).to(app.device)
+        logits = app.model(input_ids=ids[:, :-1], past_key_values=self.cache, use_cache=True).logits.float()
+        later = (logits.gather(2, ids[:, 1:, None]).squeeze(2) - logits.logsumexp(2)).cpu().numpy()
+        found = np.concatenate((self.first[rows[:, :1]], later), axis=1)
+        return found.cumsum(1) / np.arange(1, rows.shape[1] + 1)
+
+
+def _content(text: str) -> frozenset[str]:
+    """Words of a text that mean something, in lower case."""
+    return frozenset(word.lower() for word in WORDS.findall(text)) - FUNCTION_WORDS
+
+
+def _share(asked: frozenset[str], sentence: str) -> float:
+    """Share of the question's words that stand in a sentence."""
+    return len(asked & _content(sentence)) / max(len(asked), 1)
 
 
 class HeadReader:
@@ -206,12 +221,19 @@ def answer(
     text = passage.text[span.start : span.end]
     if span.score < threshold:
         return Answer("", span.score, None, hits, text)
-    place = Citation(passage.document, passage.title, passage.number, passage.start + span.start, passage.start + span.end, _sentence(passage.text, span))
+    place = Citation(
+        passage.document,
+        passage.title,
+        passage.number,
+        passage.start + span.start,
+        passage.start + span.end,
+        sentence_around(passage.text, span.start, span.end),
+    )
     return Answer(text, span.score, place, hits, text)
 
 
-def _sentence(text: str, span: Span) -> str:
-    """The sentence around a span."""
-    first = max((text.rfind(mark, 0, span.start) for mark in (". ", "? ", "! ", "\n")), default=-1)
-    ends = [place for mark in (". ", "? ", "! ", "\n") if (place := text.find(mark, max(span.end - 1, 0))) >= 0]
+def sentence_around(text: str, start: int, end: int) -> str:
+    """The sentence around characters `start` to `end`."""
+    first = max((text.rfind(mark, 0, start) for mark in (". ", "? ", "! ", "\n")), default=-1)
+    ends = [place for mark in (". ", "? ", "! ", "\n") if (place := text.find(mark, max(end - 1, 0))) >= 0]
     return text[first + 1 : min(ends, default=len(text)) + 1].strip()

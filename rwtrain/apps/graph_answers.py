@@ -25,12 +25,13 @@ from rwtrain.knowledge.store import EntityStore
 
 SUBJECT = "this"  # stands for the subject's name when question and relation are compared
 CANDIDATES = 5
+TRUST = 0.1  # power of the linker's score: what a question is about is mostly its longest name
 SHARPNESS = 20  # inverse temperature of cosines between questions and relations
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An entity that a question may be about: characters `start` to `end`, and the linker's score."""
+    """An entity that a question may be about: characters `start` to `end`; `score` grows with the length of the name and the linker's score."""
 
     start: int
     end: int
@@ -74,20 +75,23 @@ class GraphAnswerer:
 
     @cached_property
     def edges(self) -> dict[int, dict[tuple[int, bool], list[int]]]:
-        """entity → (relation, forward) → objects, of the training triples."""
+        """entity → (relation, forward) → objects, of all triples of the store."""
         found: dict[int, dict[tuple[int, bool], list[int]]] = defaultdict(lambda: defaultdict(list))
-        for head, relation, tail in np.asarray(self.store.triples("train")).tolist():
-            found[head][relation, True].append(tail)
-            found[tail][relation, False].append(head)
+        for split in ("train", "valid", "test"):
+            for head, relation, tail in np.asarray(self.store.triples(split)).tolist():
+                found[head][relation, True].append(tail)
+                found[tail][relation, False].append(head)
         return found
 
     def subjects(self, question: str) -> list[Subject]:
         """Entities that the question may be about, by descending score; names that the linker would not link count, too."""
-        spots = self.linker.explain(question)
-        found = [Subject(spot.start, spot.end, entity, score) for spot in spots for entity, score in spot.candidates[:CANDIDATES]]
-        longest = {entity: max(subject.end - subject.start for subject in found if subject.entity == entity) for entity in {each.entity for each in found}}
-        unique = {subject.entity: subject for subject in sorted(found, key=lambda each: each.score) if subject.end - subject.start == longest[subject.entity]}
-        return sorted(unique.values(), key=lambda each: -each.score)
+        found = [
+            Subject(spot.start, spot.end, entity, (spot.end - spot.start) / len(question) * max(score, 0.0) ** TRUST)
+            for spot in self.linker.explain(question)
+            for entity, score in spot.candidates[:CANDIDATES]
+        ]
+        best = {subject.entity: subject for subject in sorted(found, key=lambda each: each.score)}
+        return sorted(best.values(), key=lambda each: -each.score)
 
     def relation_scores(self, question: str, subject: Subject) -> np.ndarray:
         """Probability-like scores of (relation, forward), [2 · relations]: forward ones first."""
@@ -110,10 +114,12 @@ class GraphAnswerer:
             scores = self.relation_scores(question, subject)
             for (relation, forward), objects in self.edges.get(subject.entity, {}).items():
                 share = scores[relation + (0 if forward else self.store.relation_count)]
-                found.append(GraphAnswer(subject, relation, forward, self._ranked(subject.entity, relation, forward, objects), float(subject.score * share)))
+                found.append(
+                    GraphAnswer(subject, relation, forward, self.rank_objects(subject.entity, relation, forward, objects), float(subject.score * share))
+                )
         return sorted(found, key=lambda each: -each.score)[:count]
 
-    def _ranked(self, subject: int, relation: int, forward: bool, objects: Sequence[int]) -> tuple[int, ...]:
+    def rank_objects(self, subject: int, relation: int, forward: bool, objects: Sequence[int]) -> tuple[int, ...]:
         """Objects by ‖h + r − t‖, the nearest first."""
         rows = np.array(sorted(set(objects)))
         vectors, step = self.store.vectors, self.store.relation_vectors[relation]
@@ -121,18 +127,23 @@ class GraphAnswerer:
         return tuple(rows[np.argsort(np.linalg.norm(vectors[rows] - target, axis=1), kind="stable")].tolist())
 
 
-def learn_relations(app: AppModel, store: EntityStore, questions: Sequence[tuple[str, int, int, bool]], out: str | Path, *, decay: float = 1e-3) -> float:
+def learn_relations(app: AppModel, store: EntityStore, questions: Sequence[tuple[str, int, int, bool]], out: str | Path, *, decay: float = 0.03) -> float:
     """Learn which relation a question asks for: multinomial logistic regression on the model's text embeddings.
+
+    Embeddings of one kind of text lie close together, so their directions are made equally wide first (Su et al. 2021); the map that is
+    written is one of the plain embeddings again.
 
     Args:
         questions: (question with its subject's name replaced by `SUBJECT`, subject row, relation row, forward).
         out: file to write.
-        decay: L2 penalty.
+        decay: L2 penalty on the widened directions.
 
     Returns:
         Share of the questions whose relation it finds.
     """
-    features = torch.from_numpy(app.embed_texts([question for question, *_ in questions]))
+    plain = torch.from_numpy(app.embed_texts([question for question, *_ in questions])).double()
+    centre, widen = plain.mean(0), _widening(plain)
+    features = ((plain - centre) @ widen).float()
     labels = torch.tensor([relation + (0 if forward else store.relation_count) for _, _, relation, forward in questions])
     weight = torch.zeros(2 * store.relation_count, features.shape[1], requires_grad=True)
     bias = torch.zeros(2 * store.relation_count, requires_grad=True)
@@ -145,10 +156,17 @@ def learn_relations(app: AppModel, store: EntityStore, questions: Sequence[tuple
         return value
 
     optimizer.step(loss)
-    with atomic_path(out) as temporary:
-        arrays = {"weight": weight.detach().numpy(), "bias": bias.detach().numpy()}
+    with torch.no_grad(), atomic_path(out) as temporary:
+        unwidened = weight.double() @ widen.T
+        arrays = {"weight": unwidened.float().numpy(), "bias": (bias - unwidened @ centre).float().numpy()}
         save_file(arrays, temporary, metadata={"store_hash": store.hash})
     return float(((features @ weight.T + bias).argmax(1) == labels).float().mean())
+
+
+def _widening(features: torch.Tensor) -> torch.Tensor:
+    """[C, C]: makes the variance of features [N, C] one in every direction that varies at all."""
+    values, directions = torch.linalg.eigh(torch.cov(features.T, correction=0))
+    return directions * torch.where(values > 1e-6 * values.max(), values.clamp(min=1e-12).rsqrt(), 0.0)
 
 
 def _load_map(path: Path, app: AppModel, store: EntityStore) -> dict[str, np.ndarray]:

@@ -23,11 +23,13 @@ from rwtrain.files import atomic_folder, content_hash, write_json
 from rwtrain.knowledge.store import load_array
 
 Search = Literal["fused", "dense", "bm25"]
+Ranked = tuple[np.ndarray, np.ndarray]  # (numbers, scores), each [queries, depth]
 SEARCHES: tuple[Search, ...] = ("fused", "dense", "bm25")
 MANIFEST = "manifest.json"
 PASSAGE_WORDS = 120
-FUSION_RANK = 60  # Cormack et al. 2009: 1 / (60 + rank)
+FUSION_RANK = 60
 FUSION_DEPTH = 100
+DENSE_WEIGHT = 0.05  # BM25 leads, and embeddings find what shares no word with the question; `rwtrain answer tune` learns better
 REMEDY = "Make it again with `rwtrain answer index DOCUMENTS --model FOLDER --out INDEX`"
 WORD = re.compile(r"\w+")
 SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+")
@@ -142,6 +144,16 @@ class PassageIndex:
             raise DataError(folder, f"{self.embeddings.shape[0]} embeddings for {self._table.num_rows} passages", REMEDY)
         self._dense = _exact_search(self.embeddings)
 
+    @property
+    def dense_weight(self) -> float:
+        """What the embeddings count in fused search, between 0 and 1; BM25 counts the rest."""
+        return float(self.manifest.get("dense_weight", DENSE_WEIGHT))
+
+    def weigh(self, dense_weight: float) -> None:
+        """Keep another weight of the embeddings with the index."""
+        self.manifest = {**self.manifest, "dense_weight": dense_weight}
+        write_json(self.folder / MANIFEST, self.manifest)
+
     @classmethod
     def build(cls, app: AppModel, documents: Iterable[Document], out: str | Path, *, words: int = PASSAGE_WORDS, progress: bool = False) -> PassageIndex:
         """Cut, embed and index documents; `out` appears when it is whole.
@@ -192,23 +204,26 @@ class PassageIndex:
         """One passage by its number."""
         return Passage(number, **{name: self._table.column(name)[number].as_py() for name in self._table.column_names})
 
+    def documents(self) -> dict[str, list[int]]:
+        """Numbers of the passages of every document."""
+        found: dict[str, list[int]] = {}
+        for number, name in enumerate(self._table.column("document").to_pylist()):
+            found.setdefault(name, []).append(number)
+        return found
+
     def search(self, app: AppModel, query: str, *, count: int = 5, by: Search = "fused") -> list[Hit]:
         """The `count` passages that fit a query best.
 
         Args:
-            by: "dense" compares embeddings, "bm25" words, "fused" adds 1 / (60 + rank) of both.
+            by: "dense" compares embeddings, "bm25" words, "fused" adds 1 / (60 + rank) of both, each times its weight.
         """
         depth = min(len(self), count if by != "fused" else max(count, FUSION_DEPTH))
         if by == "dense":
             return self._hits(*self.dense(app.embed_texts([query]), depth))
         if by == "bm25":
             return self._hits(*self.bm25([query], depth))
-        scores: dict[int, float] = {}
-        for numbers, values in (self.dense(app.embed_texts([query]), depth), self.bm25([query], depth)):
-            for rank, number in enumerate(numbers[0][values[0] > -np.inf].tolist(), 1):
-                scores[number] = scores.get(number, 0.0) + 1 / (FUSION_RANK + rank)
-        ranked = sorted(scores, key=lambda number: (-scores[number], number))[:count]
-        return [Hit(self.passage(number), scores[number]) for number in ranked]
+        ranked = fuse(self.dense(app.embed_texts([query]), depth), self.bm25([query], depth), dense_weight=self.dense_weight)[0][:count]
+        return [Hit(self.passage(number), score) for number, score in ranked]
 
     def dense(self, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """(numbers, cosines) of the nearest passages, each [Q, depth], for query embeddings [Q, C]."""
@@ -222,6 +237,18 @@ class PassageIndex:
 
     def _hits(self, numbers: np.ndarray, scores: np.ndarray) -> list[Hit]:
         return [Hit(self.passage(int(number)), float(score)) for number, score in zip(numbers[0], scores[0], strict=True) if score > -np.inf]
+
+
+def fuse(dense: Ranked, bm25: Ranked, *, dense_weight: float) -> list[list[tuple[int, float]]]:
+    """(number, score) of both searches' passages for every query, best first; the score is Σ weight / (60 + rank) (Cormack et al. 2009)."""
+    fused = []
+    for row in range(len(dense[0])):
+        scores: dict[int, float] = {}
+        for (numbers, values), weight in ((dense, dense_weight), (bm25, 1 - dense_weight)):
+            for rank, number in enumerate(numbers[row][values[row] > -np.inf].tolist(), 1):
+                scores[number] = scores.get(number, 0.0) + weight / (FUSION_RANK + rank)
+        fused.append(sorted(scores.items(), key=lambda pair: (-pair[1], pair[0])))
+    return fused
 
 
 def _words(texts: Sequence[str]) -> Any:

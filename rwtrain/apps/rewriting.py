@@ -8,7 +8,7 @@ whole words, so a folder needs nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -82,8 +82,14 @@ def correct(app: AppModel, text: str, *, costs: Costs | None = None, rounds: int
     return Correction(done, tuple(edits))
 
 
-def correct_sentences(app: AppModel, sentences: Sequence[str], *, costs: Costs | None = None, rounds: int = 6, progress: str | None = None) -> list[Correction]:
-    """Correct sentences, each by itself; all are scored together, which is faster than one after the other."""
+def correct_sentences(
+    app: AppModel, sentences: Sequence[str], *, costs: Costs | None = None, rounds: int = 6, score: Callable[[Sequence[str]], Sequence[float]] | None = None
+) -> list[Correction]:
+    """Correct sentences, each by itself; all are scored together, which is faster than one after the other.
+
+    Args:
+        score: ln p of texts; by the model if left out.
+    """
     costs, lexicon = costs or Costs(), lexicon_of(app)
     texts, made = list(sentences), [list[Edit]() for _ in sentences]
     open_sentences = [number for number, text in enumerate(texts) if len(app.tokenizer.encode(text)) <= SENTENCE_TOKENS]
@@ -91,7 +97,7 @@ def correct_sentences(app: AppModel, sentences: Sequence[str], *, costs: Costs |
         proposals = {number: list(propose(texts[number], lexicon)) for number in open_sentences}
         rows = [texts[number] for number in open_sentences]
         rows += [apply(texts[number], edit) for number in open_sentences for edit in proposals[number]]
-        scores = iter(_log_probabilities(app, rows, progress=progress))
+        scores = iter(score(rows) if score is not None else log_probabilities(app, rows))
         now = {number: next(scores) for number in open_sentences}
         improved = []
         for number in open_sentences:
@@ -112,7 +118,8 @@ def apply(text: str, edit: Edit) -> str:
     return text[: edit.start] + edit.replacement + text[edit.end :]
 
 
-def _log_probabilities(app: AppModel, texts: Sequence[str], *, progress: str | None) -> list[float]:
+def log_probabilities(app: AppModel, texts: Sequence[str], *, progress: str | None = None) -> list[float]:
+    """ln p of whole texts."""
     rows = [np.concatenate(([BOS_ID], ids)).astype(np.int64) for ids in app.tokenizer.encode_batch(list(texts))]
     return [float(found.sum(dtype=np.float64)) for found in app.token_log_probabilities(rows, progress=progress)]
 
@@ -175,13 +182,14 @@ def inflections(word: str) -> set[str]:
     return found - {word}
 
 
-def misspellings(word: str, lexicon: frozenset[str]) -> set[str]:
+@lru_cache(maxsize=10_000)
+def misspellings(word: str, lexicon: frozenset[str]) -> frozenset[str]:
     """Words of the lexicon that one deletion, transposition, replacement or insertion leads to; two of them for long words, if one finds nothing."""
     once = _edits(word)
     found = once & lexicon
     if not found and len(word) >= 6:
         found = {other for near in once for other in _edits(near) if other in lexicon}
-    return {other for other in found if len(other) >= SHORTEST - 1}
+    return frozenset(other for other in found if len(other) >= SHORTEST - 1)
 
 
 def _edits(word: str) -> set[str]:

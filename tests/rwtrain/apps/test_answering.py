@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rwtrain.apps import answer_command
 from rwtrain.apps.answering import WritingReader, answer, best_span
 from rwtrain.apps.model import AppModel
-from rwtrain.apps.passages import WORD, Document, PassageIndex, cut, nearest, read_documents
+from rwtrain.apps.passages import WORD, Document, PassageIndex, cut, fuse, nearest, read_documents
+from rwtrain.apps.tuning import Question, learn_weight
+from rwtrain.cli import main
 from rwtrain.errors import ConfigError, DataError
 
 
@@ -48,6 +51,32 @@ def test_a_passage_finds_itself(app: AppModel, index: PassageIndex) -> None:
     assert index.search(app, " ".join(passage.text.split()[:25]), by="bm25")[0].passage == passage
     assert index.search(app, f"{passage.title}\n{passage.text}", by="fused")[0].passage == passage
     assert index.search(app, "zzzzqqq", by="bm25") == []
+
+
+def test_fusion_by_hand() -> None:
+    dense = np.array([[4, 2, 9]]), np.array([[0.9, 0.8, 0.7]])
+    bm25 = np.array([[2, 7, 1]]), np.array([[5.0, 1.0, -np.inf]])
+    expected = {4: 0.25 / 61, 2: 0.25 / 62 + 0.75 / 61, 9: 0.25 / 63, 7: 0.75 / 62}
+    (found,) = fuse(dense, bm25, dense_weight=0.25)
+    assert [number for number, _ in found] == [2, 7, 4, 9]
+    assert dict(found) == pytest.approx(expected)
+
+
+def test_weight_of_the_embeddings_is_learned_and_kept(app: AppModel, documents: list[Document], tmp_path: Path) -> None:
+    index = PassageIndex.build(app, documents, tmp_path / "index", words=60)
+    words = [Question(" ".join(index.passage(number).text.split()[:8]), frozenset([number])) for number in range(0, len(index), 3)]
+    found = learn_weight(app, index, words)
+    best = PassageIndex.open(app, tmp_path / "index").dense_weight
+    assert found[best] == max(found.values()) >= found[0.0]
+    assert not [weight for weight, value in found.items() if value == found[best] and weight < best]
+    assert found[0.0] == pytest.approx(
+        np.mean([min(each.passages) in [hit.passage.number for hit in index.search(app, each.text, by="bm25", count=5)] for each in words])
+    )
+    (tmp_path / "known.jsonl").write_text(json.dumps({"question": words[1].text, "document": index.passage(3).document}) + "\n")
+    assert main(["answer", "tune", str(tmp_path / "known.jsonl"), "--model", str(app.folder), "--index", str(tmp_path / "index")]) == 0
+    (tmp_path / "known.jsonl").write_text(json.dumps({"question": "x", "document": "none"}) + "\n")
+    with pytest.raises(DataError, match="record 1"):
+        list(answer_command._read_known(tmp_path / "known.jsonl", index))
 
 
 def test_answer_is_a_cited_span(app: AppModel, index: PassageIndex, documents: list[Document]) -> None:

@@ -45,7 +45,7 @@ def test_lexicon_is_the_tokenizers_words(app: AppModel) -> None:
 def test_the_most_gainful_edit_wins_and_costs_hold(app: AppModel, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {"people have the book. ": 9.0, "people has the book. ": 4.0}
     monkeypatch.setattr(rewriting, "lexicon_of", lambda _: LEXICON)
-    monkeypatch.setattr(rewriting, "_log_probabilities", lambda _, rows, **__: [wanted.get(row, 0.0 if row == "people has book. " else -50.0) for row in rows])
+    monkeypatch.setattr(rewriting, "log_probabilities", lambda _, rows: [wanted.get(row, 0.0 if row == "people has book. " else -50.0) for row in rows])
     free = Costs(**dict.fromkeys(Costs.__dataclass_fields__, 0.5))
     found = correct(app, "people has book. ", costs=free)
     assert found.text == "people have the book. "
