@@ -20,8 +20,9 @@ from benchmarks.apps.movielens import Task, cold_items, leave_last_out, load, te
 from benchmarks.peer_env import run_peer
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.recommend.catalogue import Item
+from rwtrain.apps.recommend.neighbours import Neighbours
 from rwtrain.apps.recommend.recommender import save
-from rwtrain.apps.recommend.training import FineTuning, fine_tune, hit_rate_at, make_reader, ndcg_at, ranks, score
+from rwtrain.apps.recommend.training import FineTuning, choose_weight, fine_tune, hit_rate_at, make_reader, ndcg_at, ranks, score
 from rwtrain.files import write_json
 from rwtrain.knowledge.store import EntityStore
 
@@ -44,7 +45,12 @@ def main() -> None:
         tasks["temporal"] = temporal(histories, times, cold)
     result: dict = {"quick": options.quick, "films": len(items), "linked": sum(item.entity >= 0 for item in items), "cold_films": int(cold.sum())}
     for name, task in tasks.items():
-        result[name] = {"users": len(task.test), **_baselines(task, len(items), name), **_ours(app, items, task, name, quick=options.quick)}
+        result[name] = {
+            "users": len(task.test),
+            **_baselines(task, len(items), name),
+            **_neighbours(task, len(items)),
+            **_ours(app, items, task, name, quick=options.quick),
+        }
         if task.cold:
             result[name]["cold"] = {"questions": len(task.cold), **_cold_baselines(task, cold)}
             for variant in ("with knowledge", "without knowledge"):
@@ -60,10 +66,11 @@ def _baselines(task: Task, items: int, name: str) -> dict:
         arrays[f"{part}_items"] = np.concatenate(histories)
     for part, questions in (("valid", task.valid), ("test", task.test)):
         arrays[f"{part}_target"] = np.array([item for _, item in questions])
-    file, out = FOLDER / f"{name}.npz", FOLDER / f"{name}-baselines.npz"
+    file, out, settings = FOLDER / f"{name}.npz", FOLDER / f"{name}-baselines.npz", FOLDER / f"{name}-baselines.json"
     np.savez(file, **arrays)
-    chosen = run_peer("implicit", "implicit_run.py", file.resolve(), out.resolve())
-    found = np.load(out)
+    if not settings.exists():
+        write_json(settings, run_peer("implicit", "implicit_run.py", file.resolve(), out.resolve()))
+    chosen, found = json.loads(settings.read_text()), np.load(out)
     return {method: {**_figures(found[method]), "settings": chosen[method]["settings"]} for method in found.files}
 
 
@@ -71,14 +78,21 @@ def _figures(found: np.ndarray) -> dict[str, float]:
     return {"ndcg@10": ndcg_at(found), "hr@10": hit_rate_at(found)}
 
 
+def _neighbours(task: Task, items: int) -> dict:
+    """The recommender's counts without its network."""
+    found = ranks(Neighbours.count(task.train, items).score([history for history, _ in task.test]), task.test)
+    return {"neighbours alone": _figures(found)}
+
+
 def _ours(app: AppModel, items: list[Item], task: Task, name: str, *, quick: bool) -> dict:
     result = {}
     for knowledge in (True, False):
         variant = "with knowledge" if knowledge else "without knowledge"
         runs = [_run(app, items, task, f"{name} {variant} {seed}{' quick' * quick}", knowledge, seed, quick) for seed in (SEEDS[:1] if quick else SEEDS)]
-        result[variant] = _over_seeds([run["test"] for run in runs]) | {"epochs": [run["epochs"] for run in runs]}
+        result[variant] = _over_seeds([run["test"] for run in runs]) | {key: [run[key] for run in runs] for key in ("epochs", "weight")}
+        result[f"{variant}, network alone"] = _over_seeds([run["test network alone"] for run in runs])
         if task.cold:
-            result[variant]["cold"] = _over_seeds([run["cold"] for run in runs])
+            result[variant]["cold"] = _over_seeds([run["cold network alone"] for run in runs])
     return result
 
 
@@ -92,12 +106,17 @@ def _run(app: AppModel, items: list[Item], task: Task, label: str, knowledge: bo
         reader, task.train, task.valid, settings, report=lambda epoch, loss, ndcg: print(f"{label}: epoch {epoch} loss {loss:.3f} valid {ndcg:.4f}", flush=True)
     )
     found = {"curve": curve, "epochs": len(curve), "cpu_s": time.process_time() - began}
+    neighbours = Neighbours.count(task.train, len(items))
+    found["weight"] = weight = choose_weight(reader, neighbours, task.valid, settings.window)
     for part, questions in (("test", task.test), ("cold", task.cold)):
         if questions:
-            found[part] = _figures(ranks(score(reader, [history for history, _ in questions], settings.window), questions))
+            histories = [history for history, _ in questions]
+            cosines = score(reader, histories, settings.window)
+            found[f"{part} network alone"] = _figures(ranks(cosines, questions))
+            found[part] = _figures(ranks(cosines + weight * neighbours.score(histories), questions))
     write_json(file, found)
     if label.startswith("leave-last-out with knowledge 0"):
-        save(reader, app, items, settings, FOLDER / "model", figures=found["test"])
+        save(reader, app, items, settings, FOLDER / "model", neighbours=neighbours, weight=weight, figures=found["test"])
     return found
 
 

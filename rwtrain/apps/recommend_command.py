@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.recommend.catalogue import read_histories, read_items
+from rwtrain.apps.recommend.neighbours import Neighbours
 from rwtrain.apps.recommend.recommender import Recommendation, Recommender, save
-from rwtrain.apps.recommend.training import FineTuning, fine_tune, hit_rate_at, make_reader, ndcg_at, ranks, score
+from rwtrain.apps.recommend.training import FineTuning, choose_weight, fine_tune, hit_rate_at, make_reader, ndcg_at, ranks, score
 from rwtrain.errors import DataError
 from rwtrain.knowledge.store import EntityStore
 
@@ -64,9 +65,12 @@ def run_train(options: argparse.Namespace) -> None:
         print(f"epoch {epoch + 1}/{settings.epochs}: loss {loss:.3f}, validation NDCG@10 {ndcg:.4f}", flush=True)
 
     fine_tune(reader, [history[:-2] for history in histories], valid, settings, report=report)
-    found = ranks(score(reader, [history for history, _ in test], settings.window), test)
+    neighbours = Neighbours.count([history[:-2] for history in histories], len(items))
+    weight = choose_weight(reader, neighbours, valid, settings.window)
+    asked = [history for history, _ in test]
+    found = ranks(score(reader, asked, settings.window) + weight * neighbours.score(asked), test)
     figures = {"ndcg@10": ndcg_at(found), "hr@10": hit_rate_at(found)}
-    save(reader, app, items, settings, options.out, figures=figures)
+    save(reader, app, items, settings, options.out, neighbours=neighbours, weight=weight, figures=figures)
     print(f"{options.out}: {len(items):,} items; last items of {len(test):,} histories: NDCG@10 {figures['ndcg@10']:.4f}, HR@10 {figures['hr@10']:.4f}")
 
 

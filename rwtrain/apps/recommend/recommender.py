@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.recommend.catalogue import Item
+from rwtrain.apps.recommend.neighbours import Neighbours
 from rwtrain.apps.recommend.network import HistoryReader
 from rwtrain.apps.recommend.training import FineTuning, score
 from rwtrain.errors import ConfigError, DataError
@@ -23,6 +26,7 @@ from rwtrain.files import atomic_folder, write_json
 from rwtrain.knowledge.store import EntityStore
 
 FOLDER, MANIFEST, HEADS = "recommender", "manifest.json", "heads.safetensors"
+NEIGHBOURS = "neighbours.safetensors"
 REMEDY = "Train it again with `rwtrain recommend train`"
 REASONS = 3
 
@@ -38,7 +42,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """An item, its cosine with the history, and the reasons."""
+    """An item, its score (cosine with the history, plus the weighted log of its share among the neighbours), and the reasons."""
 
     item: Item
     score: float
@@ -46,25 +50,40 @@ class Recommendation:
 
 
 def save(
-    reader: HistoryReader, app: AppModel, items: Sequence[Item], settings: FineTuning, out: str | Path, *, figures: dict[str, float] | None = None
+    reader: HistoryReader,
+    app: AppModel,
+    items: Sequence[Item],
+    settings: FineTuning,
+    out: str | Path,
+    *,
+    neighbours: Neighbours | None = None,
+    weight: float = 0.0,
+    figures: dict[str, float] | None = None,
 ) -> None:
-    """Write a recommender; `out` is an exported folder with the fine-tuned trunk and appears when it is whole."""
+    """Write a recommender; `out` is an exported folder with the fine-tuned trunk and appears when it is whole. `weight` is that of `neighbours`."""
     with atomic_folder(out) as folder:
-        shutil.copytree(
-            app.folder, folder, dirs_exist_ok=True, ignore=lambda _, names: [name for name in names if name.startswith("model") and "safetensors" in name]
-        )
+        shutil.copytree(app.folder, folder, dirs_exist_ok=True, ignore=lambda _, names: [name for name in names if name == FOLDER or _is_weights(name)])
         twin = type(app.model)(app.model.config)
         twin.load_state_dict({**app.model.state_dict(), **{f"model.{name}": value for name, value in reader.trunk.state_dict().items()}})
         twin.save_pretrained(folder)
         (folder / FOLDER).mkdir()
         save_file({name: value.contiguous() for name, value in reader.heads().items()}, folder / FOLDER / HEADS)
-        write_json(folder / FOLDER / MANIFEST, {"settings": asdict(settings), "items": [asdict(item) for item in items], "figures": figures or {}})
+        if neighbours is not None:
+            save_arrays(neighbours.arrays(), folder / FOLDER / NEIGHBOURS)
+        manifest = {"settings": asdict(settings), "items": [asdict(item) for item in items], "weight": weight, "figures": figures or {}}
+        write_json(folder / FOLDER / MANIFEST, manifest)
+
+
+def _is_weights(name: str) -> bool:
+    return name.startswith("model") and "safetensors" in name
 
 
 class Recommender:
     """Recommends from a folder. Use `Recommender.open`; safe to share between threads."""
 
     def __init__(self, app: AppModel, reader: HistoryReader, items: Sequence[Item], settings: FineTuning, store: EntityStore | None = None) -> None:
+        self.neighbours: Neighbours | None = None
+        self.weight = 0.0
         self.app, self.reader, self.items, self.settings, self.store = app, reader.eval(), list(items), settings, store
         self.numbers = {item.id: number for number, item in enumerate(self.items)}
 
@@ -85,12 +104,16 @@ class Recommender:
             settings = FineTuning(**manifest["settings"])
             heads = load_file(folder / HEADS)
             reader = HistoryReader(app.model, heads["text_NC"], heads["vector_NE"] if settings.knowledge else None)
+            neighbours = Neighbours.from_arrays(load_arrays(folder / NEIGHBOURS)) if (folder / NEIGHBOURS).exists() else None
+            weight = float(manifest.get("weight", 0.0))
             missing, unexpected = reader.load_state_dict(heads, strict=False)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(folder, f"no readable recommender ({error})", REMEDY) from error
         if unexpected or any(not name.startswith("trunk.") for name in missing) or len(items) != len(heads["text_NC"]):
             raise DataError(folder, "the files do not fit together", REMEDY)
-        return cls(app, reader, items, settings, store)
+        found = cls(app, reader, items, settings, store)
+        found.neighbours, found.weight = neighbours, weight
+        return found
 
     @cached_property
     def vectors(self) -> np.ndarray:
@@ -114,6 +137,8 @@ class Recommender:
             raise ConfigError(f"unknown items {unknown[:3]}: give ids of the catalogue." if unknown else "The history is empty: choose at least one item.")
         numbers = np.array([self.numbers[identifier] for identifier in history])
         scores = score(self.reader, [numbers], self.settings.window)[0]
+        if self.neighbours is not None and self.weight:
+            scores = scores + self.weight * self.neighbours.score([numbers])[0]
         scores[numbers] = -np.inf
         best = np.argsort(-scores, kind="stable")[: min(count, len(self.items) - len(set(history)))]
         return [Recommendation(self.items[number], float(scores[number]), self.reasons(int(number), numbers)) for number in best]

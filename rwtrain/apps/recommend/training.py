@@ -12,6 +12,7 @@ import torch
 
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.recommend.catalogue import Item
+from rwtrain.apps.recommend.neighbours import WEIGHTS, Neighbours
 from rwtrain.apps.recommend.network import HistoryReader
 from rwtrain.errors import ConfigError
 
@@ -141,6 +142,13 @@ def score(reader: HistoryReader, histories: Sequence[np.ndarray], window: int) -
         last = torch.tensor([len(history) - 1 for history in chosen])
         parts.append((queries_BSC[torch.arange(len(chosen)), last] @ keys_NC.T).float().numpy())
     return np.concatenate(parts)
+
+
+def choose_weight(reader: HistoryReader, neighbours: Neighbours, validation: Sequence[tuple[np.ndarray, int]], window: int) -> float:
+    """The weight of `neighbours.score` beside the cosines with the highest validation NDCG@10."""
+    histories = [history for history, _ in validation]
+    cosines, near = score(reader, histories, window), neighbours.score(histories)
+    return max(WEIGHTS, key=lambda weight: ndcg_at(ranks(cosines + weight * near, validation)))
 
 
 def ranks(scores: np.ndarray, wanted: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:

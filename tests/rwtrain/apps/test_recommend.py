@@ -11,6 +11,7 @@ import torch
 
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.recommend.catalogue import Item, read_histories, read_items
+from rwtrain.apps.recommend.neighbours import Neighbours
 from rwtrain.apps.recommend.recommender import Recommender, save
 from rwtrain.apps.recommend.training import FineTuning, fine_tune, hit_rate_at, make_reader, ndcg_at, ranks, score
 from rwtrain.errors import ConfigError, DataError
@@ -95,3 +96,28 @@ def test_files_and_their_faults(tmp_path: Path, trained: tuple[Recommender, list
         trained[0].recommend(["nothing"])
     with pytest.raises(DataError, match="recommend train"):
         Recommender.open(AppModel(tmp_path, trained[0].app.evaluated))
+
+
+def test_neighbour_counts_by_hand() -> None:
+    found = Neighbours.count([np.array([0, 1, 2]), np.array([0, 1])], 4)
+    near = found.near.toarray()
+    assert near[0, 1] == pytest.approx(2 / np.sqrt(2 * 2))  # twice at distance 1; both stand in two histories
+    assert near[1, 0] == pytest.approx(0.5 * 2 / np.sqrt(2 * 2))  # backwards counts half
+    assert near[0, 2] == pytest.approx(0.5 / np.sqrt(2 * 1))  # distance 2
+    assert found.popularity == pytest.approx([3 / 9, 3 / 9, 2 / 9, 1 / 9])
+    near = near[1] + near[0] / 2  # the history 0, 1: the last counts 1, the one before 1/2
+    assert found.score([np.array([0, 1])])[0] == pytest.approx(np.log(0.9 * near / near.sum() + 0.1 * found.popularity), abs=1e-5)
+    assert np.isfinite(found.score([np.array([3])])).all()  # no neighbours: popularity
+    again = Neighbours.from_arrays(found.arrays())
+    assert again.score([np.array([0, 1])]).tolist() == found.score([np.array([0, 1])]).tolist()
+
+
+def test_neighbours_are_saved_and_change_what_is_recommended(trained: tuple[Recommender, list[tuple[float, float]]], tmp_path: Path) -> None:
+    recommender, _ = trained
+    neighbours = Neighbours.count([np.array([6, 17])] * 5, len(ITEMS))
+    save(recommender.reader, recommender.app, ITEMS, recommender.settings, tmp_path / "out", neighbours=neighbours, weight=1.0)
+    again = Recommender.open(AppModel.open(tmp_path / "out"))
+    assert again.recommend(["2", "4", "6"], count=1)[0].item.id == "17"  # the network says 8
+    history = np.array([2, 4, 6])
+    expected = score(recommender.reader, [history], recommender.settings.window)[0, 17] + neighbours.score([history])[0, 17]
+    assert again.recommend(["2", "4", "6"], count=1)[0].score == pytest.approx(expected, abs=1e-5)
