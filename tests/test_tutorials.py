@@ -15,7 +15,7 @@ import pytest
 from tests.rwtrain.export.hub import Hub
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("preprocess", "cluster", "export", "objective", "adapt")
+PAGES = ("preprocess", "cluster", "export", "objective", "adapt", "answer", "write", "look")
 BLOCK = re.compile(r"^```(bash|yaml|python)(?: (\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -74,6 +74,10 @@ def test_pages_in_their_order(folder: Path, hub: Hub) -> None:
     assert printed["objective"].count("loss/uniformity") == 3
     before, _, after, _ = figures(printed["adapt"], "perplexity")  # of the domain, and of the first corpus
     assert after < before
+    assert "characters" in printed["answer"]
+    assert "recall@5 BM25 alone" in printed["answer"]
+    assert "The history of" in printed["write"]
+    assert "Barack Obama → Barack Obama" in printed["look"]
     assert json.loads((folder / "runs" / "tutorial" / "news" / "results.json").read_text())["figures"]["accuracy"] > 0.5
 
 

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with jfleg and wikitext2")
     parser.add_argument("--model", type=Path, default=MODEL, help="exported folder (default: that of benchmarks.apps.model)")
     parser.add_argument("--shards", type=Path, default=SHARDS, help="text shards that it was trained on")
-    parser.add_argument("--quick", action="store_true", help="20 sentences and 50 gaps")
+    parser.add_argument("--quick", action="store_true", help="20 sentences of JFLEG instead of 260, and 50 gaps instead of 500")
     options = parser.parse_args()
     app = AppModel.open(options.model)
     cache = FOLDER / (content_hash(options.model / "model.safetensors")[:12] + "-quick" * options.quick)
@@ -56,7 +56,7 @@ def main() -> None:
     result: dict = {"quick": quick}
     result["gaps"] = kept(cache / "gaps.json", lambda: gap_figures(app, text, 50 if quick else 500))
     result["memorisation"] = kept(cache / "memorisation.json", lambda: memorisation_figures(app, options.shards, FOLDER / "memory", text))
-    result["correction"] = kept(cache / "correction.json", lambda: correction_figures(app, options.data / "jfleg", *((10, 10) if quick else (100, 1000))))
+    result["correction"] = kept(cache / "correction.json", lambda: correction_figures(app, options.data / "jfleg", *((10, 10) if quick else (60, 200))))
     for name in ("gaps", "memorisation", "correction"):
         print(f"\n{name}")
         for key, value in result[name].items():

@@ -96,6 +96,8 @@ class WritingReader:
         reading = app.read(passage.text, link=False, max_tokens=app.max_tokens - len(tail) - ANSWER_TOKENS)
         ids, offsets, asked = reading.ids[1:], reading.offsets[1:], _content(question)
         words = [match for match in WORDS.finditer(reading.text) if match[0].lower() not in asked | FUNCTION_WORDS]
+        if words and words[-1].end() == len(reading.text) < len(passage.text):
+            del words[-1]  # the text was cut, perhaps inside this word
         starts, stops = {match.start() for match in words}, {match.end() for match in words}
         begins = np.array([place for place, (start, end) in enumerate(offsets) if not starts.isdisjoint(range(start, end))], np.int64)
         if not len(begins):
