@@ -31,6 +31,7 @@ def measure(arguments: list[str]) -> int:
     from rwtrain.train import distributed
     from rwtrain.train.checkpoint import checkpoint_name
     from rwtrain.train.loop import Trainer
+    from rwtrain.train.signals import StopRequest
     from rwtrain.train.work import pretraining
 
     folder, size = Path(arguments[0]), arguments[1]
@@ -39,14 +40,14 @@ def measure(arguments: list[str]) -> int:
     config = TrainConfig.model_validate({**settings, "run": str(folder / "run"), "checkpoint": {"keep": 1}})
     ranks = distributed.start(600)
     trainer = Trainer(config, ranks, pretraining(config, ranks))
-    engine, saver, release = trainer.engine, trainer.saver, trainer.saver.release
+    engine, saver, release, stop = trainer.engine, trainer.saver, trainer.saver.release, StopRequest()
     waits: list[float] = []
     saver.release = lambda: waits.append(release()) or waits[-1]  # type: ignore[method-assign,func-returns-value]
 
     def step() -> tuple[float, float]:
         """(seconds of a training step, of which it waits for the copy of the states)."""
         batches, began = trainer.loader.step_batches(trainer.step), time.perf_counter()
-        trainer._train_step(batches, 0.0)
+        trainer._train_step(batches, trainer._agree(batches, stop), 0.0, began)
         return time.perf_counter() - began, waits.pop()
 
     step()  # so that AdamW has states

@@ -70,12 +70,13 @@ def train_ours(config: TrainConfig) -> dict[str, Any]:
     """Seconds of the steps after the warm-up, and the figures that follow from the model."""
     from rwtrain.train import distributed
     from rwtrain.train.loop import Trainer
+    from rwtrain.train.signals import StopRequest
     from rwtrain.train.work import pretraining
 
     ranks = distributed.start(1800)
-    trainer = Trainer(config, ranks, pretraining(config, ranks))
+    trainer, stop = Trainer(config, ranks, pretraining(config, ranks)), StopRequest()
     batches = trainer.loader.iterate(0, config.steps)
-    while trainer.advance(batches):
+    while trainer.advance(batches, stop):
         pass
     lines = trainer.pending[WARM_UP:]
     found = {

@@ -107,7 +107,7 @@ class Trainer:
         self.saver = saving.Saver(self.engine, ranks, self.folder, config.checkpoint, self.log.event, loaded_step=self.step)
         self.pending: list[dict[str, Any]] = []
         self.losses: list[float] = []  # since the last checkpoint
-        self.started = False
+        self.started = self.stopped = False
         self.verdict = "go on"
         self.stall_s: float | None = None  # what the last checkpoint took, to be reported with the next step
         summary = self._summary()
@@ -127,14 +127,12 @@ class Trainer:
 
     def run(self, stop: StopRequest) -> int:
         """Train until the last step or an agreed stop."""
-        stopped = False
         batches = self.loader.iterate(self.step, self.config.steps)
         try:
             with self.sentinel, self.profiler:
-                while not stopped and self.advance(batches):
-                    self.sentinel.enter(self.step, "agreement")
-                    (stopped,) = self.ranks.agree(stop.requested)
-                if stopped:
+                while self.advance(batches, stop):
+                    pass
+                if stopped := self.stopped:
                     self.rank_log.info("step %d: stopping on request", self.step)
                     self.log.event("stop", self.step, "on request of a signal")
                 self._save_last()
@@ -148,26 +146,36 @@ class Trainer:
             close_rank_log(self.rank_log)
         return EXIT_STOPPED if stopped and self.step < self.config.steps else 0
 
-    def advance(self, batches: Generator[tuple[list[Batch], float], None, None]) -> bool:
-        """One optimiser step and, if it is due, a checkpoint; False when there are no more batches."""
+    def advance(self, batches: Generator[tuple[list[Batch], float], None, None], stop: StopRequest) -> bool:
+        """One optimiser step and, if it is due, a checkpoint; False when there are no more batches or a rank was asked to stop."""
         self.sentinel.enter(self.step + 1, "data")
         prepared = next(batches, None)
         if prepared is None:
             return False
+        micro_batches, waited_s = prepared
+        began = time.perf_counter()
+        counts = self._agree(micro_batches, stop)
+        if self.stopped:
+            return False
         self.profiler.begin(self.step + 1)
-        self._train_step(*prepared)
+        self._train_step(micro_batches, counts, waited_s, began)
         self.profiler.end(self.step)
         self.saver.poll()
         if self.step % self.config.checkpoint.every_steps == 0:
             self._save()
         return True
 
-    def _train_step(self, micro_batches: list[Batch], waited_s: float) -> None:
-        began = time.perf_counter()
+    def _agree(self, micro_batches: list[Batch], stop: StopRequest) -> torch.Tensor:
+        """Items that each loss averages over in the whole global batch; the same message tells whether any rank was asked to stop."""
+        self.sentinel.enter(self.step + 1, "agreement", slow=not self.started)
+        counts = torch.stack([self.task.counts(batch) for batch in micro_batches]).sum(0)
+        *totals, asked = self.ranks.total(torch.cat([counts, counts.new_tensor([stop.requested])])).unbind()
+        self.stopped = bool(asked)
+        return torch.stack(totals)
+
+    def _train_step(self, micro_batches: list[Batch], counts: torch.Tensor, waited_s: float, began: float) -> None:
         first, self.started = not self.started, True
         torch.manual_seed(self.config.seed * 1_000_003 + self.step * self.ranks.world_size + self.ranks.rank)
-        self.sentinel.enter(self.step + 1, "counts", slow=first)
-        counts = self.ranks.total(torch.stack([self.task.counts(batch) for batch in micro_batches]).sum(0))
         outputs: list[TaskOutput] = []
         limit = self.guard.limit
         self.sentinel.enter(self.step + 1, "features", slow=first)
