@@ -198,8 +198,8 @@ class Hub:
         self._say(report.table())
         self._event("preflight", verdict=report.verdict)
         if report.failed:
-            hosts = report.hosts
-            self._decide(Outcome("unfit", UNFIT, f"The preflight failed: {report.failures()}.", hosts=hosts if len(hosts) < self.nodes else []))
+            others = {self._host(node) for node in self.facts} - set(report.hosts)  # nodes of a local job share one host
+            self._decide(Outcome("unfit", UNFIT, f"The preflight failed: {report.failures()}.", hosts=report.hosts if others else []))
 
     def _start(self) -> None:
         if self.job.preflight_only:

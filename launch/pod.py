@@ -60,7 +60,8 @@ def run(path: str, description: str) -> int:
     outcome = read_outcome(folder.attempt(attempt))
     if number != 0 or outcome is None:
         return code
-    decision = decide(outcome, job.spec, ledger, progress=progress_of(Path(job.output)), lasted_s=time.monotonic() - began, user_stop=False)
+    lasted_s, progress = time.monotonic() - began, progress_of(Path(job.output))
+    decision = decide(outcome, job.spec, ledger, progress=progress, lasted_s=lasted_s, user_stop=False, preflight_only=job.preflight_only)
     if decision.action == "finish" and decision.code:
         ledger.final = decision.reason
     ledger.save(folder)

@@ -74,13 +74,14 @@ def progress_of(output: Path) -> str:
         return ""
 
 
-def decide(outcome: Outcome, spec: JobSpec, ledger: Ledger, *, progress: str, lasted_s: float, user_stop: bool) -> Decision:
+def decide(outcome: Outcome, spec: JobSpec, ledger: Ledger, *, progress: str, lasted_s: float, user_stop: bool, preflight_only: bool = False) -> Decision:
     """Judge an attempt and charge it to the ledger.
 
     Args:
         progress: `progress_of` now.
         lasted_s: duration of the attempt.
         user_stop: a person wanted the end, so nothing starts again.
+        preflight_only: the verdict is what was asked for.
     """
     limits = spec.supervision
     moved = progress != ledger.progress or (spec.train is None and lasted_s >= HEALTHY_S)
@@ -96,6 +97,8 @@ def decide(outcome: Outcome, spec: JobSpec, ledger: Ledger, *, progress: str, la
         return Decision("again", STOPPED, outcome.summary)
     if outcome.kind == "failed" and outcome.code in FINAL:
         return Decision("finish", outcome.code, f"{outcome.summary} Starting again would end in the same way.")
+    if outcome.kind == "unfit" and preflight_only:
+        return Decision("finish", outcome.code, outcome.summary)
     if outcome.kind == "unfit" and not outcome.hosts:
         return Decision("finish", outcome.code, f"{outcome.summary} No node is to blame alone, so that others would not help.")
     if not spec.requeue.on_failure:
@@ -129,7 +132,8 @@ def supervise(folder: JobFolder, run_attempt: Callable[[int, Ledger], Outcome], 
         outcome = run_attempt(ledger.attempts - 1, ledger)
         stopped_by_user = user_stop() or (folder.path / CANCELLED).exists()
         lasted_s = time.monotonic() - began
-        decision = decide(outcome, job.spec, ledger, progress=progress_of(Path(job.output)), lasted_s=lasted_s, user_stop=stopped_by_user)
+        progress = progress_of(Path(job.output))
+        decision = decide(outcome, job.spec, ledger, progress=progress, lasted_s=lasted_s, user_stop=stopped_by_user, preflight_only=job.preflight_only)
         ledger.save(folder)
         folder.event("decision", action=decision.action, reason=decision.reason, wait_s=decision.wait_s, exclude=list(decision.exclude))
         notify(job, folder, outcome, decision)

@@ -109,7 +109,11 @@ def test_preflight_alone_measures_every_pair(tmp_path: Path, capfd: pytest.Captu
         assert any(line.split("|")[-1].strip().startswith(check) and " ok " in line for line in shown.splitlines()), check
     job = job_file(tmp_path / "job.yaml", name="check", command=["never"], nodes=2, data=["no-such-data"])
     assert launch("preflight", "local", job, *QUICK) == 89
-    assert "No such file or directory" in capfd.readouterr().err
+    said = capfd.readouterr()
+    assert "No such file or directory" in said.err
+    assert "Another attempt" not in said.out
+    assert launch("local", job, *QUICK) == 89  # both nodes miss it, and share this host: no other would help
+    assert "Another attempt" not in capfd.readouterr().out
 
 
 def test_a_chain_stops_at_the_first_failure(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

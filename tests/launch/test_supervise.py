@@ -76,6 +76,7 @@ def test_lost_and_unfit_nodes_are_avoided() -> None:
     ledger = Ledger()
     assert judge(LOST, spec(), ledger).exclude == ("b",)
     assert judge(Outcome("unfit", 89, "GPUs.", hosts=["c"]), spec(), ledger).action == "again"
+    assert judge(Outcome("unfit", 89, "GPUs.", hosts=["d"]), spec(), Ledger(), preflight_only=True).action == "finish"
     assert ledger.excluded == ["b", "c"]
 
 
