@@ -6,11 +6,25 @@ python shards_run.py datasets|litdata|streaming WINDOWS.npy FOLDER RANDOM_COUNT 
 import json
 import sys
 import time
+import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
 
 MDS_SHARD_BYTES, LITDATA_CHUNK_BYTES, ARROW_BATCH = 1 << 26, "64MB", 1000
+
+
+def stand_in_for_torchvision():
+    """litdata and streaming import torchvision for images alone; the build of the package index does not load beside torch's CPU build."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        for name in ("", ".datasets", ".io", ".transforms", ".transforms.functional"):
+            module = sys.modules[f"torchvision{name}"] = types.ModuleType(f"torchvision{name}")
+            module.__spec__ = ModuleSpec(module.__name__, None)
+        sys.modules["torchvision.datasets"].VisionDataset = type("VisionDataset", (), {})
+        sys.modules["torchvision.transforms.functional"].to_tensor = None
 
 
 def open_datasets(windows, folder):
@@ -61,6 +75,8 @@ def open_streaming(windows, folder):
 
 def main():
     kind, windows, folder, count, limit = sys.argv[1], np.load(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
+    if kind != "datasets":
+        stand_in_for_torchvision()
     read, in_order = {"datasets": open_datasets, "litdata": open_litdata, "streaming": open_streaming}[kind](windows, folder)
     row = np.empty(windows.shape[1], np.uint16)
     order = np.random.default_rng(0).permutation(len(windows))[:count].tolist()
