@@ -1,5 +1,7 @@
 """What launching costs, on a real Slurm and over real ssh on one machine: `python -m benchmarks.launch [--quick]`.
 
+- training_*: a real two-node training (ZeRO-3, two layers, text), from the moment sbatch accepted it to its first reported step, in parts: Slurm's wait and the
+  batch step's own start, our code until the ranks start, and the start of Python, torch, DeepSpeed and the engine with the step itself.
 - start_overhead_s: from the moment sbatch accepted a two-node job to the first instruction of its ranks, less what Slurm itself takes for a job
   of two steps that does nothing but start Python. Slurm's daemons, namespaces and all nodes share this machine's processors.
 - node_lost_gone_s: from killing a node (daemon, step, launcher) to the moment when no process of the job is left and it is requeued.
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.soak import write_settings
 from launch.job import JobFolder
 from launch.registry import find_job
 from rwtrain.cli import main as rwtrain
@@ -43,6 +46,7 @@ def main() -> int:
         with slurm_cluster(folder / "slurm", count=3) as daemons:
             plain = [plain_start(folder / f"plain{number}") for number in range(repeats)]
             ours = [our_start(folder / f"ours{number}") for number in range(repeats)]
+            training = training_start(folder / "training")
             lost = [lost_node(folder / f"lost{number}", daemons) for number in range(repeats)]
         with ssh_hosts(folder / "hosts", count=3) as hosts:
             cable = [pulled_cable(folder / f"cable{number}", hosts) for number in range(repeats)]
@@ -52,6 +56,7 @@ def main() -> int:
         "slurm_alone_s": statistics.median(plain),
         "start_overhead_s": statistics.median(ours) - statistics.median(plain),
         "start_overhead_worst_s": max(ours) - min(plain),
+        **training,
         "node_lost_gone_s": max(lost),
         "cable_noticed_s": max(noticed for noticed, _ in cable),
         "cable_gone_s": max(gone for _, gone in cable),
@@ -110,6 +115,27 @@ def our_start(folder: Path) -> float:
     wait(lambda: began(logs))
     wait(lambda: not subprocess.run(["squeue", "-h"], capture_output=True, text=True).stdout.strip())
     return (began(logs) or 0) - accepted
+
+
+def training_start(folder: Path) -> dict[str, float]:
+    """Seconds of the parts of a training's start."""
+    folder.mkdir()
+    settings = write_settings(folder, steps=3) | {"run": str(folder / "run")}
+    (folder / "train.yaml").write_text(yaml.safe_dump(settings))
+    if rwtrain(["launch", "slurm", str(folder / "train.yaml"), "--nodes", "2", *QUICK]) != 0:
+        raise RuntimeError("the job was not accepted")
+    accepted = time.time()
+    job, metrics = find_job(str(folder / "run")), folder / "run/metrics.jsonl"
+    wait(lambda: metrics.is_file() and '"step": 1' in metrics.read_text(), 200)
+    stepped = time.time()
+    times = {event["event"]: event["time"] for event in job.events()}
+    wait(lambda: not subprocess.run(["squeue", "-h"], capture_output=True, text=True).stdout.strip(), 200)
+    return {
+        "training_first_step_s": stepped - accepted,
+        "training_slurm_s": times["batch step"] - accepted,
+        "training_ours_s": times["ranks start"] - times["batch step"],
+        "training_program_s": stepped - times["ranks start"],
+    }
 
 
 def lost_node(folder: Path, daemons: dict[str, subprocess.Popen]) -> float:

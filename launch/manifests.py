@@ -6,17 +6,14 @@ Every object passes through the typed models of the official clients, which refu
 from __future__ import annotations
 
 import base64
-import gzip
-import io
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from launch.failure import DIVERGED, GIVEN_UP, USER_ERROR
 from launch.job import CODE, CONFIG, JOB, TOKEN, Job, JobFolder, slug
+from launch.packing import files_of, pack_code
 from launch.site import Mount
-from launch.snapshot import IGNORED, PACKAGES, code_root
 from rwtrain.errors import ConfigError, RWTrainError
 
 DESCRIPTION, UNPACKED, ARCHIVE = "/etc/rwtrain", "/opt/rwtrain", "code.tar.gz"
@@ -27,6 +24,7 @@ STEP_LABEL = {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 NODE = "node"  # the replicated job and its container, as Kubeflow's Trainer expects it
 NAME_CHARACTERS = 40
+LISTED = 5  # files that are named when all of them are too large
 
 Object = dict[str, Any]
 
@@ -74,32 +72,17 @@ def description(job: Job, folder: JobFolder, config: str | None) -> Object:
         value["binaryData"] = {ARCHIVE: base64.b64encode(pack_code(job)).decode()}
     size = sum(len(text.encode()) for text in data.values()) + sum(len(base64.b64decode(text)) for text in value.get("binaryData", {}).values())
     if size > LARGEST_OBJECT:
+        sizes = sorted(((path.stat().st_size, name) for name, path in (files_of(job) if has_code(job) else {}).items()), reverse=True)
         raise ConfigError(
-            f"snapshot: code and configuration take {size:,} bytes, and a ConfigMap holds {LARGEST_OBJECT:,}. "
-            "Build them into the image and set snapshot: false, code: []."
+            f"snapshot: code and configuration take {size:,} bytes packed, and a ConfigMap holds {LARGEST_OBJECT:,}. Largest files: "
+            f"{', '.join(f'{name} ({bytes:,})' for bytes, name in sizes[:LISTED])}. "
+            "Name smaller folders in `code`, or build the code into the image and set snapshot: false, code: []."
         )
     return value
 
 
 def has_code(job: Job) -> bool:
     return job.spec.snapshot or bool(job.spec.code)
-
-
-def pack_code(job: Job) -> bytes:
-    """The snapshot as a compressed archive; the same bytes for the same code."""
-    folders = [code_root() / name for name in PACKAGES] if job.spec.snapshot else []
-    folders += [Path(job.folder) / path for path in job.spec.code]
-    packed = io.BytesIO()
-    with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as archive:
-        for root in folders:
-            for path in sorted(root.rglob("*")):
-                parts = path.relative_to(root.parent).parts
-                if path.is_file() and not any(IGNORED(str(root), [part]) for part in parts):
-                    entry = tarfile.TarInfo("/".join(parts))
-                    entry.size, entry.mode = path.stat().st_size, 0o644
-                    with open(path, "rb") as source:
-                        archive.addfile(entry, source)
-    return packed.getvalue()
 
 
 def pod_template(job: Job, folder: JobFolder) -> Object:

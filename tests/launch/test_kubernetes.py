@@ -17,14 +17,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.job import JobFolder
+from launch.job import Job, JobFolder
 from launch.local import free_port
+from launch.manifests import LARGEST_OBJECT
+from launch.packing import pack_code
 from launch.registry import find_job
 from rwtrain.cli import main
 from tests.launch.test_slurm import job_file
 
 pytest.importorskip("kubernetes")
 ROOT = Path(__file__).parents[2]
+DESCRIPTION = {"id": "id", "backend": "k8s", "site": {}, "argv": ["x"], "output": "/o", "data": [], "python": "python"}
 
 
 class Server(ThreadingHTTPServer):
@@ -135,6 +138,57 @@ def test_what_cannot_work_is_said_before(tmp_path: Path, server: Server, capsys:
     assert "pods take secrets from the cluster" in capsys.readouterr().err
     assert main(["launch", "k8s", str(job), "--dry-run", "--job", "image=i", "--site-set", "mounts=[{source: somewhere, target: /}]"]) == 2
     assert "means nothing to Kubernetes" in capsys.readouterr().err
+
+
+def test_code_too_large_for_a_config_map_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/weights.bin").write_bytes(os.urandom(1_100_000))  # random bytes cannot be packed
+    (tmp_path / "mine/small.py").write_text("pass\n")
+    job = job_file(tmp_path / "job.yaml", name="x", command=["x"], image="i", snapshot=False, code=["mine"])
+    assert main(["launch", "k8s", str(job), "--dry-run", "--site-set", f"mounts=[{{source: 'pvc:scratch', target: {tmp_path}}}]"]) == 2
+    error = capsys.readouterr().err
+    assert "Largest files: mine/weights.bin (1,100,000), mine/small.py (5)" in error
+    assert "build the code into the image" in error
+
+
+IMPORT_ALL = """
+import importlib, pathlib, sys
+OURS = ("rwtrain", "data_prep", "launch", "ds_configs")
+root = pathlib.Path(sys.argv[1])
+for path in sorted(root.rglob("*.py")):
+    parts = path.relative_to(root).with_suffix("").parts
+    try:
+        importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    except ModuleNotFoundError as error:  # of an extra that is not installed
+        if error.name.split(".")[0] in OURS:
+            raise
+ours = {name: module.__file__ for name, module in sys.modules.items() if name.split(".")[0] in OURS}
+print([name for name, file in ours.items() if not file.startswith(str(root))])
+"""
+
+
+def test_a_trainings_archive_holds_what_it_imports_and_little_else(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/__init__.py").write_text("def use():\n    from rwtrain.evaluate import similarity\n")
+    job = Job.model_validate(DESCRIPTION | {"folder": str(tmp_path), "spec": {"train": "train.yaml", "code": ["mine"]}})
+    packed = pack_code(job)
+    assert packed == pack_code(job)
+    assert len(packed) < 300_000
+    code = tmp_path / "code"
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(code, filter="data")
+    names = {path.relative_to(code).as_posix() for path in code.rglob("*") if path.is_file()}
+    assert {"rwtrain/train/loop.py", "rwtrain/evaluate/similarity.py", "launch/bandwidth.py", "mine/__init__.py", "ds_configs/zero3.json"} <= names
+    assert not any(name.startswith(("data_prep/", "rwtrain/apps/", "rwtrain/finetune/")) for name in names)
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, str(code)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(code)}, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout[-500:] + done.stderr[-2000:]
+
+
+def test_the_whole_project_fits_into_a_config_map(tmp_path: Path) -> None:
+    job = Job.model_validate(DESCRIPTION | {"folder": str(tmp_path), "spec": {"command": ["program"]}})
+    assert len(pack_code(job)) < LARGEST_OBJECT * 0.9
 
 
 def pods(folder: Path, description: Path, count: int, port: int, attempt: int) -> tuple[list[int], str]:
