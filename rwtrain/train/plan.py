@@ -20,6 +20,7 @@ from rwtrain.train.setup import image_shape, shape_model
 ATTAINABLE = 0.55  # of the peak by the model's matrix products; 1B to 8B models reach 0.40 to 0.58 on H100 in published runs
 USABLE_MEMORY = 0.92  # the rest: CUDA context, NCCL buffers, fragmentation
 HOST_GB_S = 25.0  # host to device, each direction
+NODE_GPUS = 8  # of a node, where it is not said
 WORLD_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 DAY_S = 86_400.0
 
@@ -254,6 +255,25 @@ def check(config: TrainConfig, cluster: Cluster, widths: Widths) -> Plan:
         f"memory: one rank needs {needed:.1f} GB, a {cluster.device.name} has {there:.1f} GB to use ({_largest_terms(plan.memory)}). "
         f"Try {' or '.join([*advice, 'more or larger GPUs'])}."
     )
+
+
+def smallest_cluster(config: TrainConfig, device: Device, widths: Widths, *, network_gb_s: float, price_per_gpu_hour: float | None) -> Cluster:
+    """The fewest nodes of `NODE_GPUS` GPUs, in powers of two, on which a configuration can run as it is.
+
+    Raises:
+        ConfigError: there is none, with the reason on one node.
+    """
+    problem: RWTrainError | None = None
+    for world_size in WORLD_SIZES:
+        cluster = Cluster(world_size // NODE_GPUS, NODE_GPUS, device, network_gb_s, price_per_gpu_hour)
+        try:
+            check(config, cluster, widths)
+        except RWTrainError as error:
+            problem = problem or error
+        else:
+            return cluster
+    assert problem is not None
+    raise problem
 
 
 def _largest_terms(memory: Memory) -> str:

@@ -14,14 +14,16 @@ from rwtrain.errors import ConfigError
 from rwtrain.files import atomic_path
 from rwtrain.train.flops import count_parameters
 from rwtrain.train.hardware import DEVICES, Device, find_device
-from rwtrain.train.plan import ATTAINABLE, USABLE_MEMORY, Cluster, Plan, Widths, check, largest_micro_batch, scaling
+from rwtrain.train.plan import ATTAINABLE, NODE_GPUS, USABLE_MEMORY, Cluster, Plan, Widths, check, largest_micro_batch, scaling, smallest_cluster
 from rwtrain.train.setup import shape_model
 
 EPILOG = """examples:
+  rwtrain plan examples/pretrain.yaml
   rwtrain plan examples/pretrain.yaml --nodes 8 --gpus 8 --gpu h100
   rwtrain plan examples/pretrain.yaml --nodes 8 --gpus 8 --gpu h100 --price-per-gpu-hour 2.5 --plot plan.png
   rwtrain plan examples/pretrain.yaml --gpus 64 --device-memory 96 --peak-tflops 400 --json
 
+Without --nodes and --gpus the plan is for the fewest nodes of 8 GPUs (1, 2, 4, ..., 512) on which the configuration can run.
 Nothing is started and no data is needed: what the data would decide is assumed and said.
 Exit status: 0 it can run, 2 it cannot (the reason is printed)."""
 
@@ -34,8 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("config", help="YAML file of training settings")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="replace one setting")
-    parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
-    parser.add_argument("--gpus", type=int, default=8, help="GPUs of each machine (default: 8)")
+    parser.add_argument("--nodes", type=int, help="machines (default: 1; without --gpus, too: as few as can run it)")
+    parser.add_argument("--gpus", type=int, help="GPUs of each machine (default: 8)")
     parser.add_argument("--gpu", default="h100", help=f"kind of GPU: {', '.join(DEVICES)} (default: h100)")
     parser.add_argument("--device-memory", type=float, metavar="GB", help="memory of one GPU in 10^9 bytes, instead of --gpu's")
     parser.add_argument("--peak-tflops", type=float, metavar="T", help="peak of one GPU in dense bf16, instead of --gpu's")
@@ -51,16 +53,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     config = load_config(TrainConfig, arguments.config, arguments.overrides)
-    if min(arguments.nodes, arguments.gpus) < 1:
+    if any(count is not None and count < 1 for count in (arguments.nodes, arguments.gpus)):
         raise ConfigError("--nodes and --gpus: at least 1 of each.")
-    cluster = Cluster(arguments.nodes, arguments.gpus, _device(arguments), arguments.network, arguments.price_per_gpu_hour)
     widths = Widths.of(config, vocab_size=arguments.vocab_size, entity_dim=arguments.entity_dim)
+    cluster = _cluster(arguments, config, widths)
     plan = check(config, cluster, widths)
     best = largest_micro_batch(config, cluster, widths)
     sizes = scaling(config, cluster, widths)
     if arguments.plot is not None:
         _draw(arguments.plot, sizes, cluster)
     assumptions = _assumptions(cluster, widths)
+    if arguments.nodes is None and arguments.gpus is None:
+        assumptions.insert(0, f"{cluster.nodes} x {cluster.gpus} GPUs, the fewest that can run it as configured (--nodes, --gpus)")
     parameters = count_parameters(shape_model(config, vocab_size=widths.vocab_size, entity_dim=widths.entity_dim, image_tokens=widths.image_tokens))
     if arguments.json:
         found = {
@@ -93,6 +97,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  {ranks:>5}{left}   | {right}" + (f"   {reason}" if reason else ""))
     print("\nAssumptions:\n" + "\n".join(f"  - {line}" for line in assumptions))
     return 0
+
+
+def _cluster(arguments: argparse.Namespace, config: TrainConfig, widths: Widths) -> Cluster:
+    """What the arguments name; the smallest that can run the configuration where they name none."""
+    device, network, price = _device(arguments), arguments.network, arguments.price_per_gpu_hour
+    if arguments.nodes is None and arguments.gpus is None:
+        return smallest_cluster(config, device, widths, network_gb_s=network, price_per_gpu_hour=price)
+    return Cluster(arguments.nodes or 1, arguments.gpus or NODE_GPUS, device, network, price)
 
 
 def _device(arguments: argparse.Namespace) -> Device:

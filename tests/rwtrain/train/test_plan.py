@@ -157,6 +157,17 @@ def test_the_command_prints_tables_and_one_json_object(capsys: pytest.CaptureFix
     assert "h100" in capsys.readouterr().err
 
 
+def test_without_a_size_the_smallest_that_can_run_it_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="one rank needs"):
+        check(example(), Cluster(1, 8, DEVICES["h100"]), WIDTHS)
+    assert cli.main(["plan", str(EXAMPLE), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["world_size"], found["fits"]) == (16, True)
+    assert "2 x 8 GPUs, the fewest" in found["assumptions"][0]
+    assert cli.main(["plan", str(EXAMPLE), "--set", "model.preset=70b", "--set", "engine.overlays=[zero0, bf16]"]) == 2
+    assert "one rank needs" in capsys.readouterr().err
+
+
 def test_devices_are_recognised_by_the_drivers_name() -> None:
     assert peak_tflops_of("NVIDIA H200") == 989
     assert peak_tflops_of("NVIDIA A100-SXM4-80GB") == 312
