@@ -55,13 +55,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL, help="exported folder (default: that of benchmarks.apps.model)")
     parser.add_argument("--store", type=Path, default=OUT / "kg", help="entity store of its linker")
     parser.add_argument("--epochs", type=float, default=2, help="passes over the questions that teach the reading head; 0 leaves it out")
-    parser.add_argument("--quick", action="store_true", help="40 questions to read instead of 400, no head")
+    parser.add_argument("--quick", action="store_true", help="40 questions to read instead of 200, no head")
     options = parser.parse_args()
     app = AppModel.open(options.model)
     cache = FOLDER / (content_hash(options.model / "model.safetensors")[:12] + "-quick" * options.quick)
     paragraphs, asked = read_squad(options.data / "qa" / "squad2_dev_half_a.json.gz")
     index = _index(app, paragraphs, cache / "index")
-    count = 40 if options.quick else 400
+    count = 40 if options.quick else 200
     result = {"quick": options.quick, "paragraphs": len(paragraphs), "questions": len(asked)}
     result["retrieval"] = kept(cache / "retrieval.json", lambda: retrieval_figures(app, index, asked))
     index = PassageIndex.open(app, cache / "index")  # with the weight that was learned
