@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ MAIN_KINDS = {
 STATES = {"Completed": "COMPLETED", "Complete": "COMPLETED", "Succeeded": "COMPLETED", "Failed": "FAILED", "Suspended": "PENDING", "Running": "RUNNING"}
 MANIFEST = "manifest.yaml"
 NOT_FOUND, CONFLICT = 404, 409
+REMOVAL_S = 60.0  # for the objects of an earlier submission to go
 
 
 class Kubernetes:
@@ -44,6 +46,7 @@ class Kubernetes:
         (folder.path / MANIFEST).write_text(text, encoding="utf-8")
         client = self._client(job)
         namespace = job.site.kubernetes.namespace
+        self._remove_earlier(folder)
         about = {"name": f"{object_name(job)}-{TOKEN}", "namespace": namespace}
         secret = client.V1Secret(api_version="v1", kind="Secret", metadata=client.V1ObjectMeta(**about), string_data={TOKEN: folder.token})
         self._call(client.CoreV1Api().create_namespaced_secret, namespace, secret)
@@ -57,7 +60,7 @@ class Kubernetes:
             found = self._get(job, number_of(folder))
         except RWTrainError:
             return "UNKNOWN"
-        status = found.get("status") or {}
+        status = (found or {}).get("status") or {}
         for condition in reversed(status.get("conditions") or []):
             if condition.get("status") == "True" and condition["type"] in STATES:
                 return STATES[condition["type"]]
@@ -92,6 +95,17 @@ class Kubernetes:
         self._call(client.CoreV1Api().delete_namespaced_config_map, f"{name}-job", namespace, missing=True)
         self._call(client.CoreV1Api().delete_namespaced_secret, f"{name}-{TOKEN}", namespace, missing=True)
 
+    def _remove_earlier(self, folder: JobFolder) -> None:
+        """Delete what an earlier submission of the same folder left, which would be in the way of the new objects, and wait until it is gone."""
+        if not number_of(folder):
+            return
+        self.cancel(folder)
+        deadline = time.monotonic() + REMOVAL_S
+        while self._get(folder.job, number_of(folder), missing=True) is not None:
+            if time.monotonic() > deadline:
+                raise RWTrainError(f"{number_of(folder)}: its earlier objects are still being deleted. Submit it again when its pods have ended.")
+            time.sleep(1)
+
     def _create(self, client: Any, value: Object, namespace: str) -> None:
         if value["kind"] == "ConfigMap":
             self._call(client.CoreV1Api().create_namespaced_config_map, namespace, value)
@@ -101,13 +115,13 @@ class Kubernetes:
             group, version = value["apiVersion"].split("/")
             self._call(client.CustomObjectsApi().create_namespaced_custom_object, group, version, namespace, PLURALS[value["kind"]], value)
 
-    def _get(self, job: Job, name: str) -> dict[str, Any]:
+    def _get(self, job: Job, name: str, *, missing: bool = False) -> dict[str, Any] | None:
         client, namespace = self._client(job), job.site.kubernetes.namespace
         if job.spec.array:
-            found = self._call(client.BatchV1Api().read_namespaced_job, name, namespace)
+            found = self._call(client.BatchV1Api().read_namespaced_job, name, namespace, missing=missing)
             return client.ApiClient().sanitize_for_serialization(found)
         group, version, plural = MAIN_KINDS[job.site.kubernetes.format]
-        return self._call(client.CustomObjectsApi().get_namespaced_custom_object, group, version, namespace, plural, name)
+        return self._call(client.CustomObjectsApi().get_namespaced_custom_object, group, version, namespace, plural, name, missing=missing)
 
     def _client(self, job: Job) -> Any:
         try:
@@ -121,7 +135,7 @@ class Kubernetes:
         return client
 
     def _call(self, function: Any, *arguments: Any, missing: bool = False, **keywords: Any) -> Any:
-        """Call the API; an object that is not there may be missing when it is deleted."""
+        """Call the API; with `missing`, an object that is not there is None."""
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 

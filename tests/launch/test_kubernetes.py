@@ -123,6 +123,8 @@ def test_a_job_is_created_watched_and_deleted(form: str, kinds: list[str], serve
         assert json.loads(capsys.readouterr().out)["state"] == state
     assert main(["launch", "logs", number, "--node", "1"]) == 0
     assert "by the second pod" in capsys.readouterr().out
+    assert main(["launch", "resubmit", number]) == 0, "what the first submission left is not in the way"
+    assert "status" not in server.objects[path]
     assert main(["launch", "cancel", number]) == 0
     assert server.objects == {}
 
