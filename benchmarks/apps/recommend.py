@@ -27,7 +27,6 @@ from rwtrain.files import write_json
 from rwtrain.knowledge.store import EntityStore
 
 FOLDER = OUT / "recommend"
-SEEDS = (0, 1, 2)
 
 
 def main() -> None:
@@ -36,20 +35,26 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL, help="exported folder (default: that of benchmarks.apps.model)")
     parser.add_argument("--store", type=Path, default=OUT / "kg", help="entity store of its linker")
     parser.add_argument("--quick", action="store_true", help="one seed, 3 epochs, leave-last-out only")
+    parser.add_argument("--epochs", type=int, default=FineTuning.epochs, help=f"passes over the histories (default {FineTuning.epochs})")
+    parser.add_argument("--window", type=int, default=FineTuning.window, help=f"items that are read at once (default {FineTuning.window})")
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default 3)")
+    parser.add_argument("--splits", nargs="+", choices=("leave-last-out", "temporal"), default=["leave-last-out", "temporal"])
     options = parser.parse_args()
+    if options.quick:
+        options.epochs, options.seeds, options.splits = 3, 1, ["leave-last-out"]
     app, store = AppModel.open(options.model), EntityStore.open(options.store)
     items, histories, times = load(options.data, FOLDER, store)
     cold = cold_items(items)
-    tasks = {"leave-last-out": leave_last_out(histories, cold)}
-    if not options.quick:
-        tasks["temporal"] = temporal(histories, times, cold)
-    result: dict = {"quick": options.quick, "films": len(items), "linked": sum(item.entity >= 0 for item in items), "cold_films": int(cold.sum())}
+    tasks = {"leave-last-out": leave_last_out(histories, cold), "temporal": temporal(histories, times, cold)}
+    tasks = {name: tasks[name] for name in options.splits}
+    result: dict = {key: getattr(options, key) for key in ("quick", "epochs", "window", "seeds")}
+    result |= {"films": len(items), "linked": sum(item.entity >= 0 for item in items), "cold_films": int(cold.sum())}
     for name, task in tasks.items():
         result[name] = {
             "users": len(task.test),
             **_baselines(task, len(items), name),
             **_neighbours(task, len(items)),
-            **_ours(app, items, task, name, quick=options.quick),
+            **_ours(app, items, task, name, options),
         }
         if task.cold:
             result[name]["cold"] = {"questions": len(task.cold), **_cold_baselines(task, cold)}
@@ -84,11 +89,14 @@ def _neighbours(task: Task, items: int) -> dict:
     return {"neighbours alone": _figures(found)}
 
 
-def _ours(app: AppModel, items: list[Item], task: Task, name: str, *, quick: bool) -> dict:
+def _ours(app: AppModel, items: list[Item], task: Task, name: str, options: argparse.Namespace) -> dict:
     result = {}
     for knowledge in (True, False):
         variant = "with knowledge" if knowledge else "without knowledge"
-        runs = [_run(app, items, task, f"{name} {variant} {seed}{' quick' * quick}", knowledge, seed, quick) for seed in (SEEDS[:1] if quick else SEEDS)]
+        runs = []
+        for seed in range(options.seeds):
+            settings = FineTuning(knowledge=knowledge, seed=seed, epochs=options.epochs, window=options.window)
+            runs.append(_run(app, items, task, f"{name} {variant} {seed} {options.epochs}x{options.window}", settings))
         result[variant] = _over_seeds([run["test"] for run in runs]) | {key: [run[key] for run in runs] for key in ("epochs", "weight")}
         result[f"{variant}, network alone"] = _over_seeds([run["test network alone"] for run in runs])
         if task.cold:
@@ -96,12 +104,11 @@ def _ours(app: AppModel, items: list[Item], task: Task, name: str, *, quick: boo
     return result
 
 
-def _run(app: AppModel, items: list[Item], task: Task, label: str, knowledge: bool, seed: int, quick: bool) -> dict:
+def _run(app: AppModel, items: list[Item], task: Task, label: str, settings: FineTuning) -> dict:
     file = FOLDER / f"{label.replace(' ', '-')}.json"
     if file.exists():
         return json.loads(file.read_text())
-    settings = FineTuning(knowledge=knowledge, seed=seed, epochs=3 if quick else FineTuning.epochs)
-    reader, began = make_reader(app, items, knowledge=knowledge, seed=seed), time.process_time()
+    reader, began = make_reader(app, items, knowledge=settings.knowledge, seed=settings.seed), time.process_time()
     curve = fine_tune(
         reader, task.train, task.valid, settings, report=lambda epoch, loss, ndcg: print(f"{label}: epoch {epoch} loss {loss:.3f} valid {ndcg:.4f}", flush=True)
     )
