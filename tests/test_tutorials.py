@@ -15,7 +15,7 @@ import pytest
 from tests.rwtrain.export.hub import Hub
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("preprocess", "cluster", "export", "objective", "adapt", "answer", "write", "look")
+PAGES = ("preprocess", "cluster", "export", "objective", "adapt", "answer", "write", "look", "recommend")
 BLOCK = re.compile(r"^```(bash|yaml|python)(?: (\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -71,6 +71,7 @@ def test_pages_in_their_order(folder: Path, hub: Hub) -> None:
     assert "#SBATCH" in printed["cluster"]
     assert "license: apache-2.0" in printed["export"]
     assert hub.commits[-1] == ["config.json", "export.json"]
+    assert re.search(r"^ *[-0-9.]+  dish8\t", printed["recommend"], re.MULTILINE)
     assert printed["objective"].count("loss/uniformity") == 3
     before, _, after, _ = figures(printed["adapt"], "perplexity")  # of the domain, and of the first corpus
     assert after < before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from rwtrain.apps.model import AppModel
@@ -19,7 +20,8 @@ EXAMPLES = """examples:
   rwtrain recommend items "toy story" --model runs/recommender
   rwtrain recommend next 1 3114 --model runs/recommender --store runs/kg
 
-items.jsonl holds objects with `id`, `text` and, if known, `entity` (its id in the store); histories.csv has the columns user, item and time."""
+items.jsonl holds objects with `id`, `text` and, if known, `entity` (its id in the store); histories.csv has the columns user, item and time.
+Bad records (an id that comes twice, an unknown item, no time) are counted and set aside; the first is shown with file, line and remedy."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +54,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run_train(options: argparse.Namespace) -> None:
     """Train a recommender."""
     app, store = AppModel.open(options.model), EntityStore.open(options.store) if options.store else None
-    items = read_items(options.items, store=store)
-    histories = [history for history in read_histories(options.histories, items)[1] if len(history) >= 4]
+    bad: list[DataError] = []
+    items = read_items(options.items, store=store, bad=bad.append)
+    histories = [history for history in read_histories(options.histories, items, bad=bad.append)[1] if len(history) >= 4]
+    if bad:
+        print(f"{len(bad):,} bad records are set aside. The first: {bad[0]}", file=sys.stderr)
     if not histories:
         raise DataError(options.histories, "no history has four items or more", "Give longer histories")
     settings = FineTuning(epochs=options.epochs, seed=options.seed, knowledge=not options.no_knowledge and any(item.entity >= 0 for item in items))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import numpy as np
 
 from rwtrain.errors import DataError
 from rwtrain.knowledge.store import EntityStore
+
+
+def refuse(error: DataError) -> None:
+    """What is done with a bad record unless the caller wants to set it aside."""
+    raise error
 
 
 @dataclass(frozen=True)
@@ -24,13 +30,16 @@ class Item:
     entity: int = -1
 
 
-def read_items(path: str | Path, *, store: EntityStore | None = None) -> list[Item]:
+def read_items(path: str | Path, *, store: EntityStore | None = None, bad: Callable[[DataError], None] = refuse) -> list[Item]:
     """Items of a .jsonl file (also .gz): objects with `id`, `text` and, if known, `entity` (its id in the store, or its Wikidata id).
 
     An entity that the store does not have is none. Without a store `entity` may be a row.
 
+    Args:
+        bad: is given the error of each record that is not of this form or whose id came before; if it returns, the record is left out.
+
     Raises:
-        DataError: a record is not of this form, or an id comes twice.
+        DataError: there are no items; or as `bad` raises it, which the default does.
     """
     path, items, seen = Path(path), [], set()
     for number, line in enumerate(_lines(path), 1):
@@ -38,9 +47,11 @@ def read_items(path: str | Path, *, store: EntityStore | None = None) -> list[It
             record = json.loads(line)
             identifier, text, entity = str(record["id"]), record["text"], record.get("entity", -1)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(path, f"not an object with `id` and `text` ({error})", "Correct or remove the line", record=number) from error
+            bad(DataError(path, f"not an object with `id` and `text` ({error})", "Correct or remove the line", record=number))
+            continue
         if not isinstance(text, str) or identifier in seen:
-            raise DataError(path, f"`text` is no string, or the id {identifier!r} comes twice", "Correct or remove the line", record=number)
+            bad(DataError(path, f"`text` is no string, or the id {identifier!r} comes twice", "Correct or remove the line", record=number))
+            continue
         seen.add(identifier)
         items.append(Item(identifier, text, _row(store, entity)))
     if not items:
@@ -57,11 +68,14 @@ def _row(store: EntityStore | None, entity: object) -> int:
         return -1
 
 
-def read_histories(path: str | Path, items: Sequence[Item]) -> tuple[list[str], list[np.ndarray]]:
+def read_histories(path: str | Path, items: Sequence[Item], *, bad: Callable[[DataError], None] = refuse) -> tuple[list[str], list[np.ndarray]]:
     """(users, for each the numbers of the items chosen, in order of time) of a CSV file with the columns user, item and time (also .gz).
 
+    Args:
+        bad: is given the error of each row that names an unknown item or a time that is no finite number; if it returns, the row is left out.
+
     Raises:
-        DataError: a column is missing, or a row names an unknown item or a time that is no number.
+        DataError: a column is missing; or as `bad` raises it, which the default does.
     """
     path = Path(path)
     numbers = {item.id: number for number, item in enumerate(items)}
@@ -71,9 +85,13 @@ def read_histories(path: str | Path, items: Sequence[Item]) -> tuple[list[str], 
         raise DataError(path, f"the columns {', '.join(sorted(missing))} are missing", "Give a CSV file with the columns user, item and time")
     for line, record in enumerate(reader, 2):
         try:
-            rows.setdefault(record["user"], []).append((float(record["time"]), numbers[record["item"]]))
+            when, item = float(record["time"]), numbers[record["item"]]
+            if not math.isfinite(when):
+                raise ValueError(f"time {record['time']!r}")
         except (KeyError, ValueError, TypeError) as error:
-            raise DataError(path, f"an unknown item or no time ({error})", "Correct or remove the line", record=line) from error
+            bad(DataError(path, f"an unknown item or no time ({error})", "Correct or remove the line", record=line))
+            continue
+        rows.setdefault(record["user"], []).append((when, item))
     users = sorted(rows)
     return users, [np.array([item for _, item in sorted(rows[user], key=lambda pair: pair[0])], np.int64) for user in users]
 

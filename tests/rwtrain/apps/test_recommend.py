@@ -86,6 +86,14 @@ def test_files_and_their_faults(tmp_path: Path, trained: tuple[Recommender, list
     histories.write_text("user,item,time\nu,2,5\nu,0,3\nv,1,1\n")
     users, found = read_histories(histories, read)
     assert (users, [history.tolist() for history in found]) == (["u", "v"], [[0, 2], [1]])
+    bad: list[DataError] = []
+    histories.write_text("user,item,time\nu,2,5\nu,9,5\nu,1,nan\nu,1\nu,0,3\n")
+    assert [history.tolist() for history in read_histories(histories, read, bad=bad.append)[1]] == [[0, 2]]
+    assert [error.record for error in bad] == [3, 4, 5]
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text('{"id": 1, "text": "a"}\n{"id": 1, "text": "b"}\nno JSON\n')
+    assert [item.text for item in read_items(twice, bad=bad.append)] == ["a"]
+    assert [error.record for error in bad[3:]] == [2, 3]
     histories.write_text("user,item,time\nu,9,5\n")
     with pytest.raises(DataError, match="record 2"):
         read_histories(histories, read)
