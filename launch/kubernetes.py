@@ -25,6 +25,7 @@ MAIN_KINDS = {
 STATES = {"Completed": "COMPLETED", "Complete": "COMPLETED", "Succeeded": "COMPLETED", "Failed": "FAILED", "Suspended": "PENDING", "Running": "RUNNING"}
 MANIFEST = "manifest.yaml"
 NOT_FOUND, CONFLICT = 404, 409
+OTHER_BREAKS = "\x85\u2028\u2029"  # YAML reads them as line feeds unless they are escaped
 REMOVAL_S = 60.0  # for the objects of an earlier submission to go
 
 
@@ -160,7 +161,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+    style = '"' if any(mark in value for mark in OTHER_BREAKS) else "|" if "\n" in value else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
 _Dumper.add_representer(str, _text)

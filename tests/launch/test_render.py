@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -253,6 +253,7 @@ def test_nothing_in_a_description_runs_over_ssh(values: dict, host: str, user: s
 
 
 @settings(max_examples=25, deadline=None)
+@example(values={"name": "a b", "command": ["\x85\u2028\u2029\n"], "environment": {}})
 @given(values=SPECS)
 def test_manifests_keep_every_text_as_it_is(values: dict) -> None:
     """YAML gives back what went in, and Kubernetes' $(VARIABLE) replacement has nothing to replace."""
