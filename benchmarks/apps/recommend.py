@@ -128,10 +128,13 @@ def _run(app: AppModel, items: list[Item], task: Task, label: str, settings: Fin
 
 
 def _over_seeds(figures: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each figure and, of two seeds and more, its standard deviation."""
     result = {}
     for key in figures[0]:
         values = [figure[key] for figure in figures]
-        result |= {key: float(np.mean(values)), f"{key} std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+        result[key] = float(np.mean(values))
+        if len(values) > 1:
+            result[f"{key} std"] = float(np.std(values, ddof=1))
     return result
 
 
