@@ -11,12 +11,12 @@ from pathlib import Path
 
 from launch.job import Job
 from launch.snapshot import IGNORED, PACKAGES, code_root
-from rwtrain.cli import VERBS
+from rwtrain.verbs import VERBS
 
 ENTRY = ("launch.pod", "rwtrain.cli", "ds_configs")
 WHOLE = "rwtrain.model"  # exports copy its files by their names
 LONGEST_NAME = 100
-PRUNED = "rwtrain.cli"  # its table names the modules of all verbs, of which a job uses one
+PRUNED = "rwtrain.verbs"  # the table names the modules of all verbs, of which a job uses one
 
 
 def pack_code(job: Job) -> bytes:
