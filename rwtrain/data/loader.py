@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def open_dataset(folder: str, tokenizer: Tokenizer, *, verify: bool, entity_stor
     return dataset
 
 
-class StepBatches:
+class StepBatches(ABC):
     """Batches by step, and a thread that prepares the next ones.
 
     Attributes:
@@ -68,9 +69,9 @@ class StepBatches:
     accumulation: int
     prefetch: int
 
+    @abstractmethod
     def micro_batch(self, step: int, index: int) -> Any:
         """Micro-batch `index` (0 … accumulation − 1) of optimiser step `step` for this rank."""
-        raise NotImplementedError
 
     def step_batches(self, step: int) -> list[Any]:
         """All micro-batches of one optimiser step for this rank."""

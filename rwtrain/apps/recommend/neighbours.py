@@ -64,4 +64,6 @@ class Neighbours:
             KeyError, ValueError: something is missing, or the arrays do not fit together.
         """
         items = len(arrays["popularity"])
-        return cls(sp.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(items, items)), arrays["popularity"])
+        near = sp.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(items, items))
+        near.check_format(full_check=True)  # scipy would read outside the arrays otherwise
+        return cls(near, arrays["popularity"])

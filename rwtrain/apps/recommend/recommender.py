@@ -81,10 +81,19 @@ def _is_weights(name: str) -> bool:
 class Recommender:
     """Recommends from a folder. Use `Recommender.open`; safe to share between threads."""
 
-    def __init__(self, app: AppModel, reader: HistoryReader, items: Sequence[Item], settings: FineTuning, store: EntityStore | None = None) -> None:
-        self.neighbours: Neighbours | None = None
-        self.weight = 0.0
+    def __init__(
+        self,
+        app: AppModel,
+        reader: HistoryReader,
+        items: Sequence[Item],
+        settings: FineTuning,
+        store: EntityStore | None = None,
+        *,
+        neighbours: Neighbours | None = None,
+        weight: float = 0.0,
+    ) -> None:
         self.app, self.reader, self.items, self.settings, self.store = app, reader.eval(), list(items), settings, store
+        self.neighbours, self.weight = neighbours, weight
         self.numbers = {item.id: number for number, item in enumerate(self.items)}
 
     @classmethod
@@ -109,11 +118,10 @@ class Recommender:
             missing, unexpected = reader.load_state_dict(heads, strict=False)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise DataError(folder, f"no readable recommender ({error})", REMEDY) from error
-        if unexpected or any(not name.startswith("trunk.") for name in missing) or len(items) != len(heads["text_NC"]):
+        counted = len(items) if neighbours is None else len(neighbours.popularity)
+        if unexpected or any(not name.startswith("trunk.") for name in missing) or not len(items) == counted == len(heads["text_NC"]):
             raise DataError(folder, "the files do not fit together", REMEDY)
-        found = cls(app, reader, items, settings, store)
-        found.neighbours, found.weight = neighbours, weight
-        return found
+        return cls(app, reader, items, settings, store, neighbours=neighbours, weight=weight)
 
     @cached_property
     def vectors(self) -> np.ndarray:

@@ -129,3 +129,15 @@ def test_neighbours_are_saved_and_change_what_is_recommended(trained: tuple[Reco
     history = np.array([2, 4, 6])
     expected = score(recommender.reader, [history], recommender.settings.window)[0, 17] + neighbours.score([history])[0, 17]
     assert again.recommend(["2", "4", "6"], count=1)[0].score == pytest.approx(expected, abs=1e-5)
+
+
+def test_neighbours_that_point_outside_the_catalogue_are_refused(trained: tuple[Recommender, list[tuple[float, float]]], tmp_path: Path) -> None:
+    recommender, neighbours = trained[0], Neighbours.count([np.array([6, 17])] * 5, len(ITEMS))
+    neighbours.near.indices[0] = 10**9
+    save(recommender.reader, recommender.app, ITEMS, recommender.settings, tmp_path / "far", neighbours=neighbours, weight=1.0)
+    with pytest.raises(DataError, match="no readable recommender"):
+        Recommender.open(AppModel.open(tmp_path / "far"))
+    fewer = Neighbours.count([np.array([1, 2])], len(ITEMS) - 1)
+    save(recommender.reader, recommender.app, ITEMS, recommender.settings, tmp_path / "few", neighbours=fewer, weight=1.0)
+    with pytest.raises(DataError, match="do not fit together"):
+        Recommender.open(AppModel.open(tmp_path / "few"))
