@@ -24,6 +24,7 @@ import yaml
 from benchmarks.forked_ranks import Job
 from rwtrain.errors import DataError
 from rwtrain.train.checkpoint import entries, read_latest, resolve, verify
+from rwtrain.train.metrics import read_metrics
 
 RANKS, EVERY = 2, 3
 TEXT = Path(__file__).parents[1] / "examples/data/enwiki-pages-articles1-shortened.xml.bz2"
@@ -70,27 +71,16 @@ def start(run: Path, settings: dict[str, Any]) -> Job:
     return Job(["train", str(path)], processes=RANKS, output=run.with_suffix(".output"))
 
 
-def reported(run: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl."""
-    found = []
-    for text in (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").is_file() else []:
-        try:
-            found.append(json.loads(text))
-        except ValueError:  # torn by a kill
-            continue
-    return found
-
-
 def reached(run: Path) -> int:
     """The step of the newest line."""
-    return max((line["step"] for line in reported(run)[-1:]), default=0)
+    return max((line["step"] for line in read_metrics(run)[-1:]), default=0)
 
 
 def disturb(run: Path, job: Job, draw: random.Random) -> dict[str, Any] | None:
     """Kill one rank at a random instant and look at what is left; None if the run ended before."""
-    began, target = len(reported(run)), draw.randint(0, 9)  # 0: while it starts
+    began, target = len(read_metrics(run)), draw.randint(0, 9)  # 0: while it starts
     deadline = time.monotonic() + (draw.uniform(0, 3) if target == 0 else 300)
-    while time.monotonic() < deadline and job.ended() is None and (target == 0 or len(reported(run)) < began + target):
+    while time.monotonic() < deadline and job.ended() is None and (target == 0 or len(read_metrics(run)) < began + target):
         time.sleep(0.002)
     while draw.random() < 0.5 and target and job.ended() is None and not list((run / "checkpoints").glob(".step-*.tmp")):
         time.sleep(0.001)  # half of the kills come near a save
@@ -107,7 +97,7 @@ def disturb(run: Path, job: Job, draw: random.Random) -> dict[str, Any] | None:
         except DataError:
             unreadable += 1
     kept = int(resolve(run).name.removeprefix("step-")) if read_latest(run / "checkpoints") else 0
-    step = reached(run) if len(reported(run)) > began else kept
+    step = reached(run) if len(read_metrics(run)) > began else kept
     return {"saving": saving, "reached": step, "kept": kept, "unreadable": unreadable, "intervals": step // EVERY - kept // EVERY}
 
 
@@ -125,7 +115,7 @@ def main() -> None:
         job = start(folder / "undisturbed", settings)
         if job.wait(3600) != [0] * RANKS:
             raise SystemExit(job.output.read_text()[-3000:])
-        expected = {line["step"]: losses(line) for line in reported(folder / "undisturbed")}
+        expected = {line["step"]: losses(line) for line in read_metrics(folder / "undisturbed")}
         run, codes = folder / "disturbed", None
         print(f"{'kill':>5} {'while saving':>13} {'reached':>8} {'kept':>6} {'steps lost':>11} {'unreadable':>11}")
         while codes is None:
@@ -139,7 +129,7 @@ def main() -> None:
             print(f"{len(rows):>5} {'yes' if row['saving'] else '':>13} {row['reached']:>8} {row['kept']:>6} {lost:>11} {row['unreadable']:>11}", flush=True)
         if codes != [0] * RANKS:
             raise SystemExit(job.output.read_text()[-3000:])
-        found = reported(run)
+        found = read_metrics(run)
     resumes = len({line["process"] for line in found}) - 1
     result = {
         "name": "soak",
