@@ -91,46 +91,60 @@ def interface(desk: Desk) -> APIRouter:
     """All addresses below /api."""
     router = APIRouter(prefix="/api")
 
-    async def served(work: Any, *arguments: Any, **options: Any) -> Any:
-        try:
-            return await desk.run(work, *arguments, **options)
-        except Busy as error:
-            raise HTTPException(503, str(error)) from error
-        except RWTrainError as error:
-            raise HTTPException(422, str(error)) from error
-
     @router.get("/about")
     async def about() -> dict[str, Any]:
         shown = ("index", "graph", "recommender", "memory", "gallery")
         return {"model": desk.app.folder.name, "serves": [name for name in shown if getattr(desk, name) is not None]}
 
+    _answering(router, desk)
+    _recommending(router, desk)
+    _writing(router, desk)
+    _looking(router, desk)
+    return router
+
+
+async def _served(desk: Desk, work: Any, *arguments: Any, **options: Any) -> Any:
+    """What the work gives; 503 when the desk is busy, 422 when the request is wrong."""
+    try:
+        return await desk.run(work, *arguments, **options)
+    except Busy as error:
+        raise HTTPException(503, str(error)) from error
+    except RWTrainError as error:
+        raise HTTPException(422, str(error)) from error
+
+
+def _answering(router: APIRouter, desk: Desk) -> None:
     @router.post("/answer")
     async def ask(body: Question) -> dict[str, Any]:
         if desk.index is None or desk.reader is None:
             raise HTTPException(404, "no documents are indexed: start the server with --index")
         options = {"reader": desk.reader, "count": body.count, "by": body.search, "threshold": desk.threshold}
-        return answer_record(await served(answer, desk.app, desk.index, body.question, **options))
+        return answer_record(await _served(desk, answer, desk.app, desk.index, body.question, **options))
 
     @router.post("/graph")
     async def graph(body: Question) -> dict[str, Any]:
         if desk.graph is None:
             raise HTTPException(404, "no graph is served: start the server with --store")
-        found = await served(desk.graph.answer, body.question, count=body.count)
+        found = await _served(desk, desk.graph.answer, body.question, count=body.count)
         return {"answers": [graph_record(desk.graph, each) for each in found]}
 
+
+def _recommending(router: APIRouter, desk: Desk) -> None:
     @router.post("/items")
     async def items(body: Wanted) -> dict[str, Any]:
         if desk.recommender is None:
             raise HTTPException(404, "no recommender in this folder")
-        return {"items": [{"id": item.id, "text": item.text} for item in await served(desk.recommender.find, body.words)]}
+        return {"items": [{"id": item.id, "text": item.text} for item in await _served(desk, desk.recommender.find, body.words)]}
 
     @router.post("/recommend")
     async def recommend(body: History) -> dict[str, Any]:
         if desk.recommender is None:
             raise HTTPException(404, "no recommender in this folder")
-        found = await served(desk.recommender.recommend, body.history, count=body.count)
+        found = await _served(desk, desk.recommender.recommend, body.history, count=body.count)
         return {"items": [recommendation_record(each) for each in found]}
 
+
+def _writing(router: APIRouter, desk: Desk) -> None:
     @router.post("/write")
     async def write_on(body: Prompt) -> StreamingResponse:
         values = body.model_dump(exclude={"text", "stop"})
@@ -147,16 +161,18 @@ def interface(desk: Desk) -> APIRouter:
 
     @router.post("/correct")
     async def correct_text(body: Plain) -> dict[str, Any]:
-        found = await served(correct, desk.app, body.text)
+        found = await _served(desk, correct, desk.app, body.text)
         return {"text": found.text, "edits": [asdict(edit) for edit in found.edits]}
 
     @router.post("/fill")
     async def fill_gap(body: Gap) -> dict[str, Any]:
-        return {"fillings": [asdict(each) for each in await served(fill, desk.app, body.before, body.after, max_tokens=body.max_tokens)]}
+        return {"fillings": [asdict(each) for each in await _served(desk, fill, desk.app, body.before, body.after, max_tokens=body.max_tokens)]}
 
+
+def _looking(router: APIRouter, desk: Desk) -> None:
     @router.post("/look")
     async def look_inside(body: Plain) -> dict[str, Any]:
-        return (await served(look, desk.app, body.text, gallery=desk.gallery)).as_dict()
+        return (await _served(desk, look, desk.app, body.text, gallery=desk.gallery)).as_dict()
 
     @router.post("/look-image")
     async def look_image(body: Picture) -> dict[str, Any]:
@@ -164,7 +180,5 @@ def interface(desk: Desk) -> APIRouter:
             encoded = base64.b64decode(body.image, validate=True)
         except (binascii.Error, ValueError) as error:
             raise HTTPException(422, "image: not base64") from error
-        found = await served(look_at_image, desk.app, encoded, body.text)
+        found = await _served(desk, look_at_image, desk.app, encoded, body.text)
         return {"tokens": found.tokens, "grid": found.grid, "attention": found.attention.tolist()}
-
-    return router
