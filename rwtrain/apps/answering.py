@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from rwtrain.apps.model import AppModel
+from rwtrain.apps.model import AppModel, cache_of
 from rwtrain.apps.passages import Hit, Passage, PassageIndex, Search
 from rwtrain.data.tokenizer import BOS_ID, EOS_ID
 from rwtrain.errors import ConfigError, DataError
@@ -116,7 +116,7 @@ class WritingReader:
 
     def _prompt(self, ids: np.ndarray) -> _Prompt:
         output = self.app.model(input_ids=torch.from_numpy(ids.astype(np.int64))[None].to(self.app.device), use_cache=True, logits_to_keep=1)
-        return _Prompt(output.past_key_values, output.logits[0, -1].float().log_softmax(-1).cpu().numpy())
+        return _Prompt(cache_of(output), output.logits[0, -1].float().log_softmax(-1).cpu().numpy())
 
 
 @dataclass

@@ -19,7 +19,7 @@ from rwtrain.evaluate.model import EvaluatedModel, batches_by_length, is_export,
 from rwtrain.knowledge.link_command import open_linker
 from rwtrain.model.heads_refinedweb import RefinedWebForCausalLM
 from rwtrain.model.linking_refinedweb import EntityLinker
-from rwtrain.model.modeling_refinedweb import unit_rms
+from rwtrain.model.modeling_refinedweb import CACHE, unit_rms
 from rwtrain.model.processing_refinedweb import LINKER_FOLDER, Span, token_spans
 
 TOKENS_PER_BATCH = 8192
@@ -41,6 +41,11 @@ class Reading:
     offsets: list[tuple[int, int]]
     spans: list[Span]
     text: str
+
+
+def cache_of(output: Any) -> Any:
+    """The key-value cache of a causal forward pass with `use_cache=True`, whatever the installed transformers calls it."""
+    return output[CACHE]
 
 
 @dataclass

@@ -17,7 +17,7 @@ from transformers.generation.logits_process import (
 )
 
 from rwtrain.apps.memorisation import SPAN_TOKENS, MemorisationCheck, MemorisationIndex
-from rwtrain.apps.model import AppModel
+from rwtrain.apps.model import AppModel, cache_of
 from rwtrain.data.tokenizer import BOS_ID, EOS_ID, IMAGE_ID, MASK_ID, PAD_ID, UNK_ID
 from rwtrain.errors import ConfigError
 
@@ -124,7 +124,7 @@ def _next_token(app: AppModel, state: _State, chain: LogitsProcessorList, genera
     logits[:, list(NEVER_WRITTEN)] = -torch.inf
     logits = chain(state.ids, logits)  # type: ignore[arg-type]  # transformers means int64 by LongTensor
     drawn = logits.argmax(-1, keepdim=True) if generator is None else torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)
-    state.ids, state.entities, state.cache = torch.cat((state.ids, drawn), 1), {}, output.past_key_values
+    state.ids, state.entities, state.cache = torch.cat((state.ids, drawn), 1), {}, cache_of(output)
     return int(drawn)
 
 

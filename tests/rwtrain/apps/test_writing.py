@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers.utils import ModelOutput
 
+from rwtrain.apps.answering import WritingReader
 from rwtrain.apps.infilling import fill, gap_log_probabilities
 from rwtrain.apps.memorisation import SPAN_TOKENS, MemorisationIndex, build_index
-from rwtrain.apps.model import AppModel
+from rwtrain.apps.model import AppModel, cache_of
+from rwtrain.apps.passages import Passage
 from rwtrain.apps.writing import Sampling, write, write_tokens
 from rwtrain.data.tokenizer import BOS_ID, MASK_ID
 from rwtrain.errors import ConfigError
@@ -29,6 +34,17 @@ def test_greedy_writing_equals_generate(app: AppModel, processor: RefinedWebProc
     found = list(write_tokens(app, PROMPT, Sampling(max_new_tokens=12, temperature=0, repetition_penalty=1)))
     assert found == expected[: len(found)]
     assert len(found) >= 5
+
+
+def test_the_cache_is_read_under_its_present_name(app: AppModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with warnings.catch_warnings(action="error"):
+        assert len(list(write_tokens(app, PROMPT, Sampling(max_new_tokens=3, seed=1)))) == 3
+        assert WritingReader(app).read("Who was born in London?", Passage(0, "The king was born in London.", "", "a", 0, 28)).end
+    assert caplog.text == ""
+    for name in ("cache", "past_key_values"):
+        monkeypatch.setattr("rwtrain.apps.model.CACHE", name)
+        assert cache_of(ModelOutput({name: (output := object())})) is output
 
 
 def test_same_seed_same_text_whatever_the_global_generator(app: AppModel) -> None:
