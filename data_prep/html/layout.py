@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data_prep.html.builder import BREAK, CLOSE, OPEN
-from data_prep.html.compiled import compiled
+from data_prep.html.compiled import compiled, part
 from data_prep.html.tags import LI, LINE, MENU, OL, PREFORMATTED, SPACED, TD, TH, UL
 
 NOTHING, TAB, NEW_LINE, EMPTY_LINE = range(4)
@@ -64,14 +64,7 @@ def lay_out(top, gone, text, events, nodes, segments, properties):
         if first == end:
             continue
         if pending:
-            while count > 0 and (out[count - 1] == 32 or out[count - 1] == 10 or out[count - 1] == 9):
-                count -= 1
-            if count > 0:
-                out[count] = 9 if pending == TAB else 10
-                count += 1
-                if pending == EMPTY_LINE:
-                    out[count] = 10
-                    count += 1
+            count = _separate(out, count, pending)
             pending = NOTHING
         if item:
             item = False
@@ -79,9 +72,28 @@ def lay_out(top, gone, text, events, nodes, segments, properties):
         for index in range(first, end):
             out[count] = text[index]
             count += 1
+    return out[: _trimmed(out, count)]
+
+
+@part
+def _trimmed(out, count):
+    """The count without blanks, tabs and line breaks at the end."""
     while count > 0 and (out[count - 1] == 32 or out[count - 1] == 10 or out[count - 1] == 9):
         count -= 1
-    return out[:count]
+    return count
+
+
+@part
+def _separate(out, count, pending):
+    """Write what stands between the text before and the text after; nothing at the beginning."""
+    count = _trimmed(out, count)
+    if count > 0:
+        out[count] = 9 if pending == TAB else 10
+        count += 1
+        if pending == EMPTY_LINE:
+            out[count] = 10
+            count += 1
+    return count
 
 
 @compiled

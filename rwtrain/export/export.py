@@ -87,20 +87,13 @@ def export_run(
     check_replaceable(out)
     run = TrainedRun.open(source, average=average)
     weights = untied(run)
-    data = run.datasets.get("text")
     with atomic_folder(out) as folder:
         written = write_weights(folder, weights, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)
-        write_config(folder, run.config, dtype=dtype)
-        copy_code(folder)
-        write_processor(folder, run.config, run.tokenizer, max_tokens=run.seq_len, linking=run.linking)
-        if architecture(run.config) == CAUSAL:
-            write_sentence_transformers(folder)
-        if run.task is not None:
-            write_json(folder / TASK_FILE, run.task)
+        _write_beside_weights(folder, run, dtype=dtype)
         if with_knowledge:
             ship_knowledge(folder, run)
         elif linker is not None:
-            copy_linker(Path(linker), folder, run.config, data)
+            copy_linker(Path(linker), folder, run.config, run.datasets.get("text"))
         report = check_parity(folder, run, weights, dtype=DTYPES[dtype], python=parity_python) if parity else None
         if report is not None:
             write_json(folder / PARITY_FILE, report)
@@ -118,6 +111,17 @@ def export_run(
         write_text(folder / "README.md", card)
         write_list(folder, hashes=written.hashes, step=run.step, dtype=dtype)
     return {"step": run.step, "parameters": written.parameters, "dtype": dtype, "parity": report, "onnx": difference}
+
+
+def _write_beside_weights(folder: Path, run: TrainedRun, *, dtype: str) -> None:
+    """What the libraries that load the folder need besides the weights: configuration, code, tokenizer and processor."""
+    write_config(folder, run.config, dtype=dtype)
+    copy_code(folder)
+    write_processor(folder, run.config, run.tokenizer, max_tokens=run.seq_len, linking=run.linking)
+    if architecture(run.config) == CAUSAL:
+        write_sentence_transformers(folder)
+    if run.task is not None:
+        write_json(folder / TASK_FILE, run.task)
 
 
 def check_replaceable(out: Path) -> None:

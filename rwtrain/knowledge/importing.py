@@ -76,13 +76,7 @@ def import_sources(
     plan = {"version": PARTS_VERSION, "files": fingerprint(paths), "unit_bytes": unit_bytes, "languages": languages, "provenance": provenance}
     if open_work(folder, plan):
         logger.info("continuing the import that was interrupted (%s)", folder)
-    parsed = parse_sources(sources, folder, unit_bytes=unit_bytes, workers=workers, quiet=quiet)
-    prefixes = [prefix for found in parsed for prefix in found]
-    splits = [source.label for source, found in zip(sources, parsed, strict=True) for _ in found]
-    if extra:
-        found = extra[1](folder)
-        prefixes += found
-        splits += [SPLITS[0]] * len(found)
+    prefixes, splits = _parse(sources, extra, folder, unit_bytes=unit_bytes, workers=workers, quiet=quiet)
     counts = _once(folder / "numbered.json", lambda: number_entities(prefixes, folder, quiet=quiet))
     if not counts["entities"]:
         shutil.rmtree(folder)
@@ -93,17 +87,14 @@ def import_sources(
     ranges = _assemble_all(job, groups, counts["entities"], workers, quiet)
     rejects, dropped, labels = _tell(job, groups, ranges, rejects or Rejects(), relation_labels or {})
     dropped.update({reason: count for reason, count in counts.items() if reason != "entities"})
+    made = {"languages": list(languages), "sources": [{"file": path.name, "hash": content_hash(path)} for path in paths]}
     manifest = write_store(
         out,
         entities=tqdm(_entity_batches(ranges), desc="writing", unit="batch", disable=quiet),
         relations=[(name, labels.get(name, "")) for name in relations],
         triples={split: _pieces(ranges, split) for split in SPLITS},
         rejects=rejects,
-        provenance=provenance
-        | {
-            "languages": list(languages),
-            "sources": [{"file": path.name, "hash": content_hash(path)} for path in paths],
-        },
+        provenance=provenance | made,
         popularity=(load_columns(prefix, "sitelinks").column("count").to_numpy() for prefix in ranges) if count_sitelinks else None,
         dropped={reason: count for reason, count in dropped.items() if count},
         redirects=folder / "redirects.arrow" if (folder / "redirects.arrow").is_file() else None,
@@ -118,6 +109,20 @@ def _remove_leftovers(out: Path) -> None:
         owner = path.name.split(".")[-2]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _parse(
+    sources: list[Source], extra: tuple[Path, ExtraParts] | None, folder: Path, *, unit_bytes: int, workers: int, quiet: bool
+) -> tuple[list[Path], list[str]]:
+    """The parts of all sources below `folder`, and the split of each."""
+    parsed = parse_sources(sources, folder, unit_bytes=unit_bytes, workers=workers, quiet=quiet)
+    prefixes = [prefix for found in parsed for prefix in found]
+    splits = [source.label for source, found in zip(sources, parsed, strict=True) for _ in found]
+    if extra:
+        found = extra[1](folder)
+        prefixes += found
+        splits += [SPLITS[0]] * len(found)
+    return prefixes, splits
 
 
 def _once(path: Path, compute: Callable[[], dict[str, int]]) -> dict[str, int]:

@@ -100,16 +100,9 @@ def write_store(
             raise DataError(out, "the sources hold no usable entities", "Check that they are in the format you named and hold what --keep asks for")
         if redirects is not None:
             _copy_redirects(redirects, folder / "redirects.arrow", ids)
-        write_arrow(
-            folder / "relations.arrow",
-            RELATION_SCHEMA,
-            [pa.RecordBatch.from_pylist([{"id": id_, "label": label} for id_, label in relations], schema=RELATION_SCHEMA)],
-        )
+        _write_relations(folder / "relations.arrow", relations)
         counts = {split: _write_triples(folder / f"{split}.npy", triples.get(split, ())) for split in SPLITS}
-        pieces = _degrees(folder / "train.npy", count) if popularity is None else popularity
-        with NpyWriter(folder / "popularity.npy", np.int64, (count,)) as writer:
-            for piece in pieces:
-                writer.append(piece)
+        _write_popularity(folder / "popularity.npy", count, _degrees(folder / "train.npy", count) if popularity is None else popularity)
         ids.finish()
         titles.finish()
         rejects.write(folder / "rejects.jsonl")
@@ -141,6 +134,17 @@ def _write_entities(path: Path, batches: Iterable[pa.RecordBatch], ids: HashTabl
             _add_titles(batch, count, titles)
             count += len(batch)
     return count, digest.hexdigest()
+
+
+def _write_relations(path: Path, relations: list[tuple[str, str]]) -> None:
+    rows = [{"id": id_, "label": label} for id_, label in relations]
+    write_arrow(path, RELATION_SCHEMA, [pa.RecordBatch.from_pylist(rows, schema=RELATION_SCHEMA)])
+
+
+def _write_popularity(path: Path, count: int, pieces: Iterable[np.ndarray]) -> None:
+    with NpyWriter(path, np.int64, (count,)) as writer:
+        for piece in pieces:
+            writer.append(piece)
 
 
 def _ended_texts(texts: pa.Array) -> bytes:

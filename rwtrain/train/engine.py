@@ -45,18 +45,9 @@ def build_engine(
     Raises:
         ConfigError: the device does not support the precision that is asked for.
     """
-    warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*is deprecated", category=FutureWarning)  # inside DeepSpeed, at every step
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
+    deepspeed = _import_deepspeed()
     from transformers.integrations import HfDeepSpeedConfig
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    if not torch.cuda.is_available():
-        # Otherwise init_distributed compiles a shared-memory op at the first start (45 s, needs a compiler); gloo does without.
-        from deepspeed import ops
-
-        ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if deepspeed_config.get("fp16", {}).get("enabled") and not deepspeed.get_accelerator().is_fp16_supported():
         raise ConfigError("engine.overlays: this device does not support fp16. Use the bf16 or the fp32 overlay.")
     deepspeed.init_distributed(verbose=False)
@@ -68,15 +59,7 @@ def build_engine(
         model.activation_checkpointing_enable({"use_reentrant": False})
         for index, layer in enumerate(model.model.layers):
             layer.gradient_checkpointing = index % activation_checkpointing == 0
-    zero_stage = deepspeed_config.get("zero_optimization", {}).get("stage", 0)
-    plain = not zero_stage and not any(deepspeed_config.get(kind, {}).get("enabled") for kind in ("bf16", "fp16"))
-    optimizer = (SkippingAdamW if plain else AdamW)(
-        parameter_groups(model, optimizer_config.weight_decay, layer_decay=optimizer_config.layer_decay),
-        ema_decay=optimizer_config.ema_decay,
-        lr=0.0,  # set by `start_schedule`: DeepSpeed may take an empty step before
-        betas=(optimizer_config.beta1, optimizer_config.beta2),
-        eps=optimizer_config.epsilon,
-    )
+    optimizer = _optimizer(model, optimizer_config, deepspeed_config)
 
     def start_schedule(basic_optimizer: torch.optim.Optimizer) -> LambdaLR:
         for state in basic_optimizer.state.values():
@@ -88,6 +71,35 @@ def build_engine(
     with contextlib.redirect_stdout(None):
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=start_schedule, config=deepspeed_config)
     return engine
+
+
+def _import_deepspeed() -> Any:
+    """DeepSpeed, set up for this machine: without its compiler on a CPU, and quiet."""
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*is deprecated", category=FutureWarning)  # inside DeepSpeed, at every step
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if not torch.cuda.is_available():
+        # Otherwise init_distributed compiles a shared-memory op at the first start (45 s, needs a compiler); gloo does without.
+        from deepspeed import ops
+
+        ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _optimizer(model: PreTrainedModel, config: OptimizerConfig, deepspeed_config: dict[str, Any]) -> AdamW:
+    """The optimiser, its learning rate still 0: the schedule sets it, as DeepSpeed may take an empty step before."""
+    zero_stage = deepspeed_config.get("zero_optimization", {}).get("stage", 0)
+    plain = not zero_stage and not any(deepspeed_config.get(kind, {}).get("enabled") for kind in ("bf16", "fp16"))
+    return (SkippingAdamW if plain else AdamW)(
+        parameter_groups(model, config.weight_decay, layer_decay=config.layer_decay),
+        ema_decay=config.ema_decay,
+        lr=0.0,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+    )
 
 
 class AdamW(torch.optim.AdamW):

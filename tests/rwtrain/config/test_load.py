@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from rwtrain import cli
 from rwtrain.config.deepspeed import resolve
-from rwtrain.config.load import load_config
+from rwtrain.config.load import dump_yaml, load_config
 from rwtrain.config.schema import TrainConfig
 from rwtrain.errors import ConfigError
 
@@ -37,6 +39,18 @@ def test_all_mistakes_are_listed_with_the_nearest_key(tmp_path: Path) -> None:
     assert "unknown key `optimiser`; did you mean `optimizer`?" in message
     assert "unknown key `batch.seqlen`; did you mean `batch.seq_len`?" in message
     assert "batch.text_rows: Input should be greater than or equal to 0" in message
+
+
+@settings(max_examples=50, deadline=None)
+@example(text="a\x85b\u2028c\u2029\ud800\r\n \ufeff")
+@example(text="~")
+@given(text=st.text(st.characters(), min_size=1))  # lone surrogates, too
+def test_a_written_configuration_is_read_back_as_it_was(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    config = TrainConfig.model_validate({"run": text, "steps": 5, "data": {"text": text, "tokenizer": "k"}, "engine": {"overlays": [text]}})
+    path = tmp_path_factory.getbasetemp() / "written.yaml"
+    path.write_text(dump_yaml(config), encoding="utf-8")
+    read = load_config(TrainConfig, path)
+    assert (read.run, read.data.text[0].path, read.engine.overlays) == (text, text, [text])
 
 
 @pytest.mark.parametrize(
