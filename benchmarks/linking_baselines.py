@@ -14,7 +14,8 @@ from typing import Any
 
 from benchmarks.peer_env import run_peer
 from rwtrain.knowledge.gold import Span
-from rwtrain.model.linking_refinedweb import Candidate, EntityLinker
+from rwtrain.model.linking_refinedweb import EntityLinker
+from rwtrain.model.linking_run_refinedweb import Candidate
 
 Gold = Sequence[tuple[str, Span, dict[Span, int]]]
 

@@ -25,7 +25,11 @@ CODE_FILES = (
     "heads_refinedweb.py",
     "tasks_refinedweb.py",
     "linking_refinedweb.py",
+    "linking_run_refinedweb.py",
     "linking_kernels_refinedweb.py",
+    "linking_spots_refinedweb.py",
+    "linking_features_refinedweb.py",
+    "linking_words_refinedweb.py",
     "processing_refinedweb.py",
     "embedding_refinedweb.py",
 )

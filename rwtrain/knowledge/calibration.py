@@ -21,7 +21,7 @@ from rwtrain.errors import DataError
 from rwtrain.files import write_json
 from rwtrain.knowledge.gold import Document, Span, read_gold, rows_of
 from rwtrain.knowledge.store import EntityStore
-from rwtrain.model.linking_kernels_refinedweb import CANDIDATE_FEATURES, CANDIDATE_WIDTH, KIND, MENTION_FEATURES, MENTION_WIDTH, QUALIFIED
+from rwtrain.model.linking_features_refinedweb import CANDIDATE_FEATURES, CANDIDATE_WIDTH, KIND, MENTION_FEATURES, MENTION_WIDTH, QUALIFIED
 from rwtrain.model.linking_refinedweb import SETTINGS_FILE, EntityLinker
 
 ROUNDS = 4

@@ -6,7 +6,7 @@ import unicodedata
 
 import numpy as np
 
-from rwtrain.model.linking_kernels_refinedweb import (
+from rwtrain.model.linking_words_refinedweb import (
     BREAK,
     CASED_CHAR,
     GLUE_CHAR,

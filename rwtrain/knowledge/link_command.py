@@ -13,7 +13,8 @@ from typing import Any
 from rwtrain.errors import DataError, RWTrainError
 from rwtrain.knowledge.linker import build_linker
 from rwtrain.knowledge.store import EntityStore
-from rwtrain.model.linking_refinedweb import SETTINGS_FILE, EntityLinker, Spot
+from rwtrain.model.linking_refinedweb import SETTINGS_FILE, EntityLinker
+from rwtrain.model.linking_run_refinedweb import Spot
 
 EXAMPLES = """examples:
   rwtrain link "Obama met Merkel in Paris." --store runs/kg

@@ -16,26 +16,11 @@ from rwtrain.knowledge.characters import character_table
 from rwtrain.knowledge.linker_weights import SETTINGS, SHAPE_WEIGHTS
 from rwtrain.knowledge.names import Names, collect_names, person_rows
 from rwtrain.knowledge.store import VECTORS_FOLDER, EntityStore
-from rwtrain.model.linking_kernels_refinedweb import (
-    COMMON,
-    COMMON_WORD,
-    CONTINUES,
-    DATE,
-    DIGITS,
-    HAS_LABEL,
-    JOINED,
-    LABEL,
-    LOWER,
-    MASK_30,
-    MAX_WORDS,
-    PERSON,
-    POPULARITY_SHIFT,
-    SHAPES_SHIFT,
-    WITH_PERIOD,
-    Words,
-    kernels,
-)
-from rwtrain.model.linking_refinedweb import SCHEMA_VERSION, SETTINGS_FILE, TABLE_FILE, VECTORS_FILE, has_numba, seen, split_words
+from rwtrain.model.linking_features_refinedweb import COMMON, DATE, DIGITS, HAS_LABEL, LABEL, PERSON, POPULARITY_SHIFT, SHAPES_SHIFT, WITH_PERIOD
+from rwtrain.model.linking_kernels_refinedweb import kernels
+from rwtrain.model.linking_refinedweb import SCHEMA_VERSION, SETTINGS_FILE, TABLE_FILE, VECTORS_FILE, has_numba
+from rwtrain.model.linking_run_refinedweb import seen, split_words
+from rwtrain.model.linking_words_refinedweb import COMMON_WORD, CONTINUES, JOINED, LOWER, MASK_30, MAX_WORDS, Words
 
 logger = logging.getLogger(__name__)
 

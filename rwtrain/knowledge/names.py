@@ -10,7 +10,7 @@ import numpy as np
 from rwtrain.errors import DataError
 from rwtrain.knowledge.store import ANCHORS, EntityStore
 from rwtrain.knowledge.variants import ARTICLE, known_demonyms, plurals, short_names_of, spellings
-from rwtrain.model.linking_kernels_refinedweb import ALIAS, LABEL, QUALIFIED
+from rwtrain.model.linking_features_refinedweb import ALIAS, LABEL, QUALIFIED
 
 LABEL_WEIGHT, VARIANT_WEIGHT, ALIAS_WEIGHT, PLURAL_WEIGHT, SHORT_WEIGHT = 1.0, 0.7, 0.4, 0.3, 0.05
 BRACKETS = re.compile(r"\s*[(（][^()（）]*[)）]\s*$")

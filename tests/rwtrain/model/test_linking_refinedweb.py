@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwtrain.errors import DataError
+from rwtrain.export.folder import CODE_FILES
 from rwtrain.knowledge.import_tsv import import_tsv
 from rwtrain.knowledge.import_wikidata import import_wikidata
 from rwtrain.knowledge.linker import build_linker
@@ -254,7 +255,7 @@ def test_folder_works_with_only_these_files_and_numpy(linker: EntityLinker, tmp_
 
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported" / "__init__.py").touch()
-    for name in ("linking_refinedweb.py", "linking_kernels_refinedweb.py"):
+    for name in [name for name in CODE_FILES if name.startswith("linking")]:
         shutil.copy(Path(str(module.__file__)).parent / name, tmp_path / "exported" / name)
     code = (
         "import sys, json\nfor name in ('rwtrain', 'torch', 'numba', 'safetensors'): sys.modules[name] = None\n"
