@@ -16,6 +16,7 @@ import numpy as np
 
 ORDER = 4
 ROUNDS = 500
+RESAMPLED_ROUNDS = 20
 
 
 def ngrams(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
@@ -47,3 +48,14 @@ def gleu(stats: Sequence[np.ndarray], *, rounds: int = ROUNDS, seed: int = 0) ->
     shares = np.where(whole[:, None], matches, 1) / np.where(whole[:, None], totals, 1)
     short = np.minimum(0, 1 - sums[:, 1] / np.maximum(sums[:, 0], 1))
     return float(np.where(whole, np.exp(short + np.log(shares).mean(1)), 0).mean())
+
+
+def resampled(before: Sequence[np.ndarray], after: Sequence[np.ndarray], *, samples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Differences of corpus GLEU, after − before, of sentences drawn with replacement, [samples]; both sides have the same sentences and references."""
+    draw, differences = np.random.default_rng(seed), np.zeros(samples)
+    sides = np.stack((np.stack(before), np.stack(after)))
+    for sample in range(samples):
+        chosen = draw.integers(sides.shape[1], size=sides.shape[1])
+        old, new = (gleu(list(side[chosen]), rounds=RESAMPLED_ROUNDS, seed=seed + sample) for side in sides)
+        differences[sample] = new - old
+    return differences

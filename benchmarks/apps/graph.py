@@ -54,7 +54,7 @@ def graph_figures(app: AppModel, store_folder: Path, data: Path, relations: Path
     answerer = GraphAnswerer(app, store, relations=relations)
     figures = {"training questions": len(examples), "relation found, of the questions learned from": fitted, "questions": len(valid)}
     for name, each in (("learned relations", answerer), ("relation's words", plain)):
-        figures |= {f"{name}: {key}": value for key, value in _steps(each, valid, seen).items()}
+        figures |= {f"{name}: {key}": value for key, value in steps(each, valid, seen).items()}
     return figures
 
 
@@ -78,7 +78,7 @@ def edges_between(answerer: GraphAnswerer, question: Simple) -> list[Edge]:
     return [edge for edge, objects in answerer.edges.get(question.subject, {}).items() if question.object in objects]
 
 
-def _steps(answerer: GraphAnswerer, questions: Sequence[Simple], seen: dict[str, Counter[Edge]]) -> dict[str, float]:
+def steps(answerer: GraphAnswerer, questions: Sequence[Simple], seen: dict[str, Counter[Edge]]) -> dict[str, float]:
     """Each step with the steps before it given; the full path with nothing given."""
     first, among, relation, object_, full, full_any, reachable = ([] for _ in range(7))
     for question in questions:

@@ -3,42 +3,35 @@
     python -m benchmarks.apps.writing --data DIR [--quick]
 
 DIR holds jfleg and wikitext2. Needs the model of `python -m benchmarks.apps.model` and its shards. What an edit must gain is chosen on sentences of JFLEG's
-dev set whose number has an even CRC; the others are reported. Finished parts are kept under runs/apps/writing.
+dev set whose number has an even CRC; the others are reported. The words are those of the training data. Finished parts are kept under runs/apps/writing.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-import re
 import time
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from benchmarks.apps.answer import kept
-from benchmarks.apps.gleu import gleu, sentence_stats
+from benchmarks.apps.jfleg import correction_figures, lines
 from benchmarks.apps.model import MODEL, OUT, detokenize
 from rwtrain.apps.infilling import gap_log_probabilities
 from rwtrain.apps.memorisation import SPAN_TOKENS, MemorisationCheck, MemorisationIndex, build_index
 from rwtrain.apps.model import AppModel
-from rwtrain.apps.rewriting import Costs, correct_sentences, log_probabilities
+from rwtrain.apps.words import count_words, read_words
 from rwtrain.apps.writing import Sampling, write_tokens
 from rwtrain.data.shards import ShardDataset
 from rwtrain.data.tokenizer import BOS_ID
-from rwtrain.files import content_hash
+from rwtrain.files import content_hash, write_text
 
 FOLDER = OUT / "writing"
+WORDS = FOLDER / "words.txt"
 SHARDS = OUT / "prep" / "shards" / "text" / "train"
-REFERENCES = 4
-CHOICES = (3.0, 5.0, 8.0, 12.0)
-ROUNDS = 3
-NEVER = float("inf")
 CONTEXT_TOKENS = 60  # on each side of a gap
 
 
@@ -47,7 +40,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with jfleg and wikitext2")
     parser.add_argument("--model", type=Path, default=MODEL, help="exported folder (default: that of benchmarks.apps.model)")
     parser.add_argument("--shards", type=Path, default=SHARDS, help="text shards that it was trained on")
-    parser.add_argument("--quick", action="store_true", help="20 sentences of JFLEG instead of 110, and 50 gaps instead of 300")
+    parser.add_argument("--quick", action="store_true", help="80 sentences of JFLEG instead of 754, and 50 gaps instead of 300")
     options = parser.parse_args()
     app = AppModel.open(options.model)
     cache = FOLDER / (content_hash(options.model / "model.safetensors")[:12] + "-quick" * options.quick)
@@ -56,7 +49,7 @@ def main() -> None:
     result: dict = {"quick": quick}
     result["gaps"] = kept(cache / "gaps.json", lambda: gap_figures(app, text, 50 if quick else 300))
     result["memorisation"] = kept(cache / "memorisation.json", lambda: memorisation_figures(app, options.shards, FOLDER / "memory", text))
-    result["correction"] = kept(cache / "correction.json", lambda: correction_figures(app, options.data / "jfleg", *((10, 10) if quick else (30, 80))))
+    result["correction"] = kept(cache / "jfleg.json", lambda: correct_jfleg(app, options.data / "jfleg", options.shards, cache, quick=quick))
     for name in ("gaps", "memorisation", "correction"):
         print(f"\n{name}")
         for key, value in result[name].items():
@@ -64,85 +57,16 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def _lines(path: Path) -> list[str]:
-    with gzip.open(path, "rt", encoding="utf-8") as stream:
-        return [line.rstrip("\n") for line in stream]
-
-
 def _held_out(path: Path) -> list[str]:
     """Paragraphs of WikiText-2 as ordinary text, as the model was trained on (its training part)."""
-    return [detokenize(line.strip().replace("<unk>", "")) for line in _lines(path) if len(line) > 200 and not line.startswith(" =")]
+    return [detokenize(line.strip().replace("<unk>", "")) for line in lines(path) if len(line) > 200 and not line.startswith(" =")]
 
 
-def correction_figures(app: AppModel, folder: Path, choosing: int, reported: int) -> dict:
-    """GLEU on JFLEG, of our corrections and of the text as it is."""
-    sources = _lines(folder / "dev.src.gz")
-    references = list(zip(*(_lines(folder / f"dev.ref{number}.gz") for number in range(REFERENCES)), strict=True))
-    even = [zlib.crc32(str(number).encode()) % 2 == 0 for number in range(len(sources))]
-    choose, report = ([number for number, part in enumerate(even) if part == wanted][:count] for wanted, count in ((True, choosing), (False, reported)))
-    known: dict[str, float] = {}
-
-    def score(texts: Sequence[str]) -> list[float]:
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        known.update(zip(new, log_probabilities(app, new), strict=True))
-        return [known[text] for text in texts]
-
-    def corrected(numbers: Sequence[int], costs: Costs) -> list[str]:
-        texts = [plain(sources[number]) for number in numbers]
-        return [
-            spaced(found.text, sources[number])
-            for number, found in zip(numbers, correct_sentences(app, texts, costs=costs, rounds=ROUNDS, score=score), strict=True)
-        ]
-
-    def measure(numbers: Sequence[int], hypotheses: Sequence[str]) -> float:
-        return gleu([sentence_stats(sources[number], text, references[number]) for number, text in zip(numbers, hypotheses, strict=True)])
-
-    unchanged = {name: measure(numbers, [sources[number] for number in numbers]) for name, numbers in (("choose", choose), ("report", report))}
-    costs, best = choose_costs(lambda costs: measure(choose, corrected(choose, costs)), unchanged["choose"])
-    figures: dict = {"sentences chosen on": len(choose), "gleu unchanged, chosen on": unchanged["choose"], "gleu corrected, chosen on": best}
-    began = time.process_time()
-    made = corrected(report, costs)
-    figures |= {"sentences": len(report), "gleu unchanged": unchanged["report"], "gleu corrected": measure(report, made)}
-    figures |= {"sentences changed": sum(text != sources[number] for number, text in zip(report, made, strict=True)), "cpu s": time.process_time() - began}
-    figures["gleu of a person, against the other three"] = _people(report, sources, references)
-    return figures | {"costs": {name: cost if cost < NEVER else "never" for name, cost in asdict(costs).items()}}
-
-
-def _people(numbers: Sequence[int], sources: Sequence[str], references: Sequence[tuple[str, ...]]) -> float:
-    """Mean GLEU of each reference against the other ones."""
-    found = []
-    for person in range(REFERENCES):
-        others = [references[number][:person] + references[number][person + 1 :] for number in numbers]
-        found.append(gleu([sentence_stats(sources[number], references[number][person], rest) for number, rest in zip(numbers, others, strict=True)]))
-    return float(np.mean(found))
-
-
-def choose_costs(quality: Callable[[Costs], float], unchanged: float) -> tuple[Costs, float]:
-    """(costs, their quality): from no edits at all, kind by kind, the cost that helps most; twice."""
-    costs, best = Costs(**{field.name: NEVER for field in fields(Costs)}), unchanged
-    for _ in range(2):
-        for field in fields(Costs):
-            for cost in CHOICES:
-                tried = replace(costs, **{field.name: cost})
-                found = quality(tried) if tried != costs else best
-                if found > best:
-                    costs, best = tried, found
-            print(f"{field.name}: {getattr(costs, field.name)}, GLEU {best:.4f} (unchanged {unchanged:.4f})", flush=True)
-    return costs, best
-
-
-MARKS = re.compile(r" ([,.;:!?%)\]]|'s\b|'re\b|'ve\b|'m\b|'ll\b|'d\b|n't\b)")
-
-
-def plain(text: str) -> str:
-    """JFLEG's spaced words as people write them."""
-    return MARKS.sub(r"\1", text)
-
-
-def spaced(text: str, source: str) -> str:
-    """The reverse, where it is one for the source; else its words keep the marks."""
-    back = re.sub(r"(?<=\S)([,.;:!?%)\]](?=\s|$)|'s\b|'re\b|'ve\b|'m\b|'ll\b|'d\b|n't\b)", r" \1", text)
-    return source if text == plain(source) else back
+def correct_jfleg(app: AppModel, folder: Path, shards: Path, cache: Path, *, quick: bool) -> dict:
+    """Corrections with the words of the training data."""
+    if not WORDS.exists():
+        write_text(WORDS, "\n".join(count_words(app, shards)))
+    return correction_figures(app, folder, cache, read_words(WORDS), choosing=40 if quick else 374, reported=40 if quick else 380)
 
 
 def gap_figures(app: AppModel, paragraphs: Sequence[str], count: int) -> dict:
@@ -200,14 +124,14 @@ def memorisation_figures(app: AppModel, shards: Path, memory: Path, paragraphs: 
         "other alarms beside them": unexpected,
         "held-out tokens": len(held_out),
         "alarms in held-out text": len(alarms.repeated),
-        "of them true: the tokens stand in the training data": sum(_stands(dataset, held_out[run.start : run.end]) for run in alarms.repeated),
+        "of them true: the tokens stand in the training data": sum(stands(dataset, held_out[run.start : run.end]) for run in alarms.repeated),
         "alarms in the same tokens shuffled": _alarms(index, draw.permutation(held_out)),
         "check, µs a token": float(np.median(seconds) * 1e6),
         "writing, µs a token": _writing_cost(app) * 1e6,
     }
 
 
-def _stands(dataset: ShardDataset, tokens: np.ndarray) -> bool:
+def stands(dataset: ShardDataset, tokens: np.ndarray) -> bool:
     """Whether tokens stand in a row in the training data, by comparing them all."""
     for first in dataset.shard_starts[:-1]:
         known = np.asarray(dataset.locate(int(first))[0].tokens)

@@ -66,6 +66,11 @@ class ImageGallery:
             raise DataError(folder, f"embeddings of shape {embeddings.shape} do not fit {len(gallery.names)} images and this model", REMEDY)
         return gallery
 
+    def path(self, name: str) -> Path | None:
+        """The file of an image; None if it is gone, or if a name or a link leads out of the gallery's folder."""
+        path = (self.images / name).resolve()
+        return path if path.is_relative_to(self.images.resolve()) and path.is_file() else None
+
     def nearest(self, app: AppModel, text: str, count: int) -> list[tuple[str, float]]:
         """(name, cosine) of the images nearest to a text."""
         return self._named(app.embed_texts([text]), count)

@@ -97,6 +97,12 @@ class AppModel:
         return open_linker(self.folder / LINKER_FOLDER)
 
     @cached_property
+    def words(self) -> frozenset[str]:
+        """Lower-case words that are one piece of the tokenizer."""
+        pieces = (self.tokenizer.processor.id_to_piece(number) for number in range(self.tokenizer.vocab_size))
+        return frozenset(piece[1:] for piece in pieces if piece.startswith("\u2581") and piece[1:].isalpha() and piece[1:].islower())
+
+    @cached_property
     def _processing(self) -> dict[str, Any]:
         """Settings of the folder's processor: how its training data was linked."""
         return json.loads((self.folder / "processor_config.json").read_text(encoding="utf-8"))

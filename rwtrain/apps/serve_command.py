@@ -14,6 +14,7 @@ from rwtrain.apps.memorisation import MemorisationIndex
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.passages import PassageIndex
 from rwtrain.apps.recommend.recommender import FOLDER, Recommender
+from rwtrain.apps.words import read_words
 from rwtrain.errors import ConfigError
 from rwtrain.knowledge.store import EntityStore
 
@@ -34,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, help="entity store of the model's linker: answers from the graph, reasons of recommendations")
     parser.add_argument("--relations", type=Path, help="file written by `rwtrain answer relations`")
     parser.add_argument("--memory", type=Path, help="folder written by `rwtrain write remember`")
+    parser.add_argument("--words", type=Path, help="file written by `rwtrain write words`: what is spelled rightly")
     parser.add_argument("--gallery", type=Path, help="folder written by `rwtrain look gallery`")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only); any other asks for a token")
     parser.add_argument("--port", type=int, default=8080, help="port (default 8080)")
@@ -59,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
         graph=GraphAnswerer(app, store, relations=options.relations) if store else None,
         recommender=Recommender.open(app, store=store) if (app.folder / FOLDER).is_dir() else None,
         memory=MemorisationIndex.open(options.memory, tokenizer_hash=app.tokenizer.hash) if options.memory else None,
+        words=read_words(options.words) if options.words else None,
         gallery=ImageGallery.open(app, options.gallery) if options.gallery else None,
     )
     exposed = not is_loopback(options.host)

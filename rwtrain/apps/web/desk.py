@@ -30,7 +30,7 @@ class Busy(RWTrainError):
 
 @dataclass
 class Desk:
-    """What is served; what is None has no tab and answers with an error.
+    """What is served; an application whose part is None has no tab and answers with an error.
 
     Attributes:
         app: the exported folder.
@@ -38,6 +38,7 @@ class Desk:
         graph: answers from the graph.
         recommender: recommendation.
         memory: spans of the training data.
+        words: what is spelled rightly; None takes the tokenizer's words.
         gallery: images to compare with.
     """
 
@@ -48,6 +49,7 @@ class Desk:
     graph: GraphAnswerer | None = None
     recommender: Recommender | None = None
     memory: MemorisationIndex | None = None
+    words: frozenset[str] | None = None
     gallery: ImageGallery | None = None
     folder: Path = Path()
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="desk"))

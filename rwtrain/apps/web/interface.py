@@ -161,7 +161,7 @@ def _writing(router: APIRouter, desk: Desk) -> None:
 
     @router.post("/correct")
     async def correct_text(body: Plain) -> dict[str, Any]:
-        found = await _served(desk, correct, desk.app, body.text)
+        found = await _served(desk, correct, desk.app, body.text, words=desk.words)
         return {"text": found.text, "edits": [asdict(edit) for edit in found.edits]}
 
     @router.post("/fill")

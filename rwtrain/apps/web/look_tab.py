@@ -98,9 +98,9 @@ def _show(found: Look, gallery: ImageGallery | None) -> None:
 
 def _thumbnail(gallery: ImageGallery | None, name: str, cosine: float) -> None:
     assert gallery is not None  # there are images only then
-    path = (gallery.images / name).resolve()
+    path = gallery.path(name)
     with ui.column().classes("items-center"):
-        if path.is_relative_to(gallery.images) and path.is_file():
+        if path is not None:
             ui.image(_small(path)).style("width: 96px")
         ui.label(f"{Path(name).name} {cosine:.3f}").classes("text-caption")
 

@@ -43,7 +43,7 @@ def write_tab(desk: Desk) -> None:
                 break
 
     async def correct_it() -> None:
-        found = await desk.run(correct, desk.app, checked(text))
+        found = await desk.run(correct, desk.app, checked(text), words=desk.words)
         result.clear()
         with result:
             ui.label(found.text).props("id=corrected").style("white-space: pre-wrap").classes("text-body1")

@@ -80,15 +80,17 @@ def test_recommend(page: WebDriver) -> None:
     find(page, ".found-item").click()
     assert "<b>bold</b>" in text_of(page, "#history")
     find(page, "#recommend").click()
-    assert text_of(page, "#recommended").startswith("thing")
+    assert "<b>bold</b>" in text_of(page, "#recommended")
     picture(page, "recommend")
 
 
 def test_write(page: WebDriver) -> None:
     open_tab(page, "write")
-    type_into(page, "#draft", "The king of entity 3")
+    begin = f"The king of {HOSTILE} entity 3"
+    type_into(page, "#draft", begin)
     find(page, "#go-on").click()
-    assert text_of(page, "#written", unlike="The king of entity 3").startswith("The king of entity 3")
+    assert text_of(page, "#written", unlike=begin).startswith(begin)
+    safe(page)
     type_into(page, "#draft", "The king […] was here")
     find(page, "#fill").click()
     filled = text_of(page, "#filled")
@@ -123,6 +125,67 @@ def test_look_at_an_image(page: WebDriver, served: dict[str, str]) -> None:
     find(page, "#look-image").click()
     assert "attention goes to the image" in text_of(page, "#attention-share")
     picture(page, "look-image")
+
+
+HOSTILE = '"><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{constructor}}'
+
+
+def fields(browser: WebDriver) -> list[Any]:
+    from selenium.webdriver.common.by import By
+
+    found = browser.find_elements(By.CSS_SELECTOR, ".q-tab-panel input:not([type=file]):not([readonly]), .q-tab-panel textarea")
+    return [each for each in found if each.is_displayed()]
+
+
+@pytest.mark.parametrize(
+    ("tab", "count", "buttons"),
+    [
+        ("ask", 1, {"ask": "#answer", "ask-graph": "#graph-answer"}),
+        ("recommend", 1, {"find-items": ".q-tab-panel", "recommend": ".q-notification"}),
+        ("write", 5, {"correct": "#corrected", "fill": "#filled", "go-on": ".q-notification"}),
+        ("look", 1, {"look": "#gates-1", "look-image": ".q-notification"}),
+    ],
+)
+def test_markup_typed_in_every_field_stays_text(page: WebDriver, tab: str, count: int, buttons: dict[str, str]) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    open_tab(page, tab)
+    find(page, f"#{next(iter(buttons))}")
+    if tab == "write":
+        find(page, ".q-tab-panel .q-expansion-item .q-item").click()
+        find(page, "input[type=number]")
+    assert len(fields(page)) == count
+    for field in fields(page):
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(Keys.DELETE)
+        field.send_keys(HOSTILE + (" […] was here" if tab == "write" else ""))
+        field.send_keys(Keys.TAB)
+    assert {button.get_attribute("id") for button in page.find_elements(By.CSS_SELECTOR, ".q-tab-panel button[id]")} - {"stop"} == set(buttons)
+    for button, shown in buttons.items():
+        find(page, f"#{button}").click()
+        text = text_of(page, shown)
+        assert HOSTILE in text or button != "fill"
+    safe(page)
+
+
+def safe(browser: WebDriver) -> None:
+    """Nothing that was typed has become part of the page; a dialog would make the calls fail."""
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.execute_script("return document.querySelectorAll('img[src=\"x\"], .q-tab-panel script').length") == 0
+
+
+def test_markup_in_the_name_of_an_upload_stays_text(page: WebDriver, served: dict[str, str], tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    file = tmp_path / "<img src=x onerror=window.hacked=1>.png"
+    file.write_bytes((Path(served["--gallery"]).parent / "images" / "1.png").read_bytes())
+    open_tab(page, "look")
+    find(page, "#upload")
+    page.find_element(By.CSS_SELECTOR, "#upload input[type=file]").send_keys(str(file))
+    find(page, ".q-notification")
+    assert file.name in text_of(page, "#upload")
+    safe(page)
 
 
 def test_nothing_from_elsewhere_no_error_and_no_sideways_scrolling(page: WebDriver, server: str) -> None:
