@@ -20,8 +20,11 @@ from rwtrain.apps.gallery import ImageGallery
 from rwtrain.apps.memorisation import build_index
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.passages import PassageIndex
+from rwtrain.apps.words import count_words
+from rwtrain.files import write_text
 
 FOLDER = OUT / "serving"
+TRAINED_ON = OUT / "prep" / "shards" / "text" / "train"
 CLASSES = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "trainer", "bag", "boot")
 PER_CLASS = 2
 START_S = 120
@@ -38,8 +41,11 @@ def make_parts(data: Path, model: Path) -> dict[str, str]:
         write_pictures(data / "fashion-mnist", FOLDER / "pictures")
         ImageGallery.build(app, FOLDER / "pictures", folder / "gallery")
     if not (folder / "memory").exists():
-        build_index(OUT / "prep" / "shards" / "text" / "train", folder / "memory")
+        build_index(TRAINED_ON, folder / "memory")
     options = {f"--{name}": str(folder / name) for name in ("index", "gallery", "memory")} | {"--model": str(model), "--store": str(OUT / "kg")}
+    if not (FOLDER / "words.txt").exists():
+        write_text(FOLDER / "words.txt", "\n".join(count_words(app, TRAINED_ON)))
+    options["--words"] = str(FOLDER / "words.txt")
     relations = OUT / "answer" / "relations.safetensors"
     return options | ({"--relations": str(relations)} if relations.exists() else {})
 

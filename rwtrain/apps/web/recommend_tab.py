@@ -21,7 +21,6 @@ def recommend_tab(desk: Desk) -> None:
     ui.label("Your history").classes("text-subtitle2")
     history_row = ui.row().props("id=history")
     history: list[Item] = []
-    result = ui.column().classes("full-width")
 
     async def find() -> None:
         found = await desk.run(recommender.find, checked(words, longest=200), 8)
@@ -58,6 +57,7 @@ def recommend_tab(desk: Desk) -> None:
     with ui.row():
         button("find-items", "Find", find, icon="search")
         button("recommend", "Recommend", recommend, icon="auto_awesome")
+    result = ui.column().classes("full-width")
 
 
 def _show(found: Recommendation, *, first: bool) -> None:
