@@ -53,6 +53,9 @@ def test_base_modules_import_without_the_extras() -> None:
     modules = ["rwtrain.cli", "rwtrain.config.schema", "rwtrain.config.deepspeed", "rwtrain.data.shards", "rwtrain.data.loader", "rwtrain.objectives.task"]
     modules += ["rwtrain.model.heads_refinedweb", "rwtrain.model.processing_refinedweb", "rwtrain.train.loop", "rwtrain.train.checkpoint", "launch.local"]
     modules += ["rwtrain.export.command", "rwtrain.evaluate.command", "rwtrain.demo"]
-    code = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\nimport importlib\nfor name in {modules!r}: importlib.import_module(name)\n"
+    code = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\nimport importlib\n"
+    # `rwtrain train` reads the settings in a process that only starts the ranks: it need not wait for the model's code.
+    code += "import rwtrain.train.setup, rwtrain.train.initial_weights\nassert 'transformers.modeling_utils' not in sys.modules\n"
+    code += f"for name in {modules!r}: importlib.import_module(name)\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-1500:]

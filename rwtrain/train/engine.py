@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import math
 import os
@@ -74,7 +75,7 @@ def build_engine(
 
 
 def _import_deepspeed() -> Any:
-    """DeepSpeed, set up for this machine: without its compiler on a CPU, and quiet."""
+    """DeepSpeed, set up for this machine: without compilers, and quiet."""
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*is deprecated", category=FutureWarning)  # inside DeepSpeed, at every step
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -86,7 +87,25 @@ def _import_deepspeed() -> Any:
         from deepspeed import ops
 
         ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _import_muon()
     return deepspeed
+
+
+def _import_muon() -> None:
+    """Import DeepSpeed's Muon without compiling it.
+
+    DeepSpeed imports it to ask whether the optimiser is one; its decorators would load torch's compiler, 2 s in every rank, for functions that are
+    never called.
+    """
+    from deepspeed.runtime import compiler
+
+    compile_ = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        with contextlib.suppress(ImportError):  # another release keeps it elsewhere
+            importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compile_
 
 
 def _optimizer(model: PreTrainedModel, config: OptimizerConfig, deepspeed_config: dict[str, Any]) -> AdamW:

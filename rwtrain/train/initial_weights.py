@@ -17,7 +17,6 @@ from rwtrain.data.tokenizer import Tokenizer
 from rwtrain.errors import ConfigError, DataError
 from rwtrain.files import content_hash
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
-from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
 from rwtrain.train.stored_weights import Stored, StoredWeight, fingerprint, read_weights
 
 EMBEDDING, HEAD, TOWER = "model.embed_tokens.weight", "lm_head.weight", "model.vision_tower."
@@ -75,6 +74,8 @@ def check_initial(init: InitConfig, shape: RefinedWebConfig, tokenizer: Tokenize
     """Raise what `load_initial` would raise, without an engine."""
     if not (init.model or init.trunk or init.vision):
         return
+    from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining  # takes seconds, which a process that only starts ranks need not wait
+
     with torch.device("meta"):
         model = RefinedWebForPreTraining(shape)
     plan_weights(init, {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}, tokenizer)

@@ -101,12 +101,22 @@ class ImageShape(NamedTuple):
     width: int
 
 
+_image_shapes: dict[str, ImageShape] = {}
+
+
 def image_shape(vision: dict[str, Any]) -> ImageShape:
     """What a vision backbone reads and gives, found by running it without data; the places of a feature map [1, C, H, W] count as tokens.
 
     Raises:
         ConfigError: transformers cannot build it, or it needs images of another size.
     """
+    key = repr(vision)
+    if key not in _image_shapes:  # a plan asks for the same one many times
+        _image_shapes[key] = _measure_images(vision)
+    return _image_shapes[key]
+
+
+def _measure_images(vision: dict[str, Any]) -> ImageShape:
     from transformers import AutoConfig, AutoModel
 
     try:

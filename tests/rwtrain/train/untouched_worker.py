@@ -1,4 +1,7 @@
-"""Run by test_guard.py: a step with NaN gradients at every ZeRO stage and two precisions, in one process; prints what changed as JSON."""
+"""Run by test_guard.py: a step with NaN gradients at every ZeRO stage and two precisions, in one process; prints as JSON what changed.
+
+Also whether torch's compiler was loaded.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def main() -> None:
             found[f"zero{stage} {precision}"] = {"applied": applied, "unchanged": same, "finite": finite, "tensors": len(states[0]), "losses": losses}
     ranks.barrier()
     distributed.stop()
-    print(json.dumps(found))
+    print(json.dumps({"steps": found, "compiler": "torch._inductor.compile_fx" in sys.modules}))
 
 
 if __name__ == "__main__":
