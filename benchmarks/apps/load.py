@@ -2,8 +2,8 @@
 
     python -m benchmarks.apps.load --data DIR [--quick]
 
-DIR holds qa and fashion-mnist. Needs the model of `python -m benchmarks.apps.model`; with `--model runs/apps/recommend/model` (of
-`python -m benchmarks.apps.recommend`) recommendation is part of the mix. Every user has an address of its own on the loopback network, sends one request
+DIR holds qa and fashion-mnist. Needs the model of `python -m benchmarks.apps.recommend`, or that of `python -m benchmarks.apps.model`, without which
+recommendation is not part of the mix. Every user has an address of its own on the loopback network, sends one request
 after the other without a pause, and reads the whole answer; anything but a whole answer with status 200 is an error.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.apps.model import MODEL
+from benchmarks.apps.model import MODEL, OUT
 from benchmarks.apps.serving import make_parts, server
 from rwtrain.apps.recommend.recommender import FOLDER as RECOMMENDER
 
@@ -33,6 +33,8 @@ QUESTIONS = (
 )
 SENTENCES = ("Barack Obama was born in Honolulu.", "The university is in Cambridge, Massachusetts.", "George Clooney and Matt Damon made a film in France.")
 BEGINNINGS = ("The history of the city begins", "A man in a red shirt", "In the second half of the season", "The river flows through")
+MISTAKES = ("becouse I prefered the city, i think that childrens learn most there.", "There are several reason why people has cars in the citys.")
+RECOMMENDING = OUT / "recommend" / "model"
 NEW_TOKENS = 32
 SLOWEST_S = 60
 
@@ -50,16 +52,17 @@ class Tally:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with qa and fashion-mnist")
-    parser.add_argument("--model", type=Path, default=MODEL, help="exported folder, with or without recommender (default: that of benchmarks.apps.model)")
+    parser.add_argument("--model", type=Path, help="exported folder, with or without recommender (default: that of benchmarks.apps.recommend)")
     parser.add_argument("--users", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--quick", action="store_true", help="10 seconds")
     options = parser.parse_args()
+    model = options.model or (RECOMMENDING if (RECOMMENDING / RECOMMENDER).is_dir() else MODEL)
     seconds = 10.0 if options.quick else options.seconds
-    with server(make_parts(options.data, options.model)) as port:
-        for path, body in requests(0, 0, options.model):  # open everything once
+    with server(make_parts(options.data, model)) as port:
+        for path, body in requests(0, 0, model):  # open everything once
             ask(port, 0, path, body)
-        tally, began = run(port, options.users, seconds, options.model)
+        tally, began = run(port, options.users, seconds, model)
         took = time.monotonic() - began
     result = figures(tally, took) | {"quick": options.quick, "users": options.users}
     for name, row in result["endpoints"].items():
@@ -76,6 +79,7 @@ def requests(user: int, turn: int, model: Path) -> list[tuple[str, dict[str, Any
         ("/api/write", {"text": BEGINNINGS[place % len(BEGINNINGS)], "max_new_tokens": NEW_TOKENS, "seed": place}),
         ("/api/look", {"text": SENTENCES[place % len(SENTENCES)]}),
         ("/api/graph", {"question": "Where was Barack Obama born?"}),
+        ("/api/correct", {"text": MISTAKES[place % len(MISTAKES)]}),
         ("/api/fill", {"before": "The capital of France is", "after": "on the river.", "max_tokens": 3}),
     ]
     if (model / RECOMMENDER).is_dir():

@@ -18,6 +18,7 @@ ANSWERS = {
     "/api/write": (200, b'{"text": "a", "finished": ""}\n{"text": "b", "finished": "length"}\n'),
     "/api/look": (200, b'{"links": []}'),
     "/api/answer": (503, b'{"detail": "busy"}'),
+    "/api/correct": (200, b'{"text": ""}'),
     "/api/graph": (200, b'{"answers": []}'),
     "/api/fill": (200, b'{"fillings": ['),
     "/half": (200, b'{"text": "a", "finished": ""}\n{"error": "gone"}\n'),
@@ -45,12 +46,13 @@ def port() -> Iterator[int]:
 
 def test_every_user_asks_every_application_once_and_not_all_the_same_first(tmp_path: Path) -> None:
     found = [requests(user, 0, tmp_path) for user in range(20)]
-    assert {frozenset(path for path, _ in each) for each in found} == {frozenset({"/api/answer", "/api/write", "/api/look", "/api/graph", "/api/fill"})}
-    assert set(Counter(each[0][0] for each in found).values()) == {4}
+    every = {f"/api/{name}" for name in ("answer", "write", "look", "graph", "correct", "fill")}
+    assert {frozenset(path for path, _ in each) for each in found} == {frozenset(every)}
+    assert set(Counter(each[0][0] for each in found).values()) == {3, 4}
     (tmp_path / "recommender").mkdir()
-    with_films = [requests(user, 0, tmp_path) for user in range(6)]
-    assert {len(each) for each in with_films} == {6}
-    assert {each[0][0] for each in with_films} == {path for path, _ in with_films[0]} >= {"/api/recommend"}
+    with_films = [requests(user, 0, tmp_path) for user in range(7)]
+    assert {len(each) for each in with_films} == {7}
+    assert {each[0][0] for each in with_films} == every | {"/api/recommend"}
 
 
 def test_only_whole_right_answers_count(port: int) -> None:
@@ -64,7 +66,7 @@ def test_only_whole_right_answers_count(port: int) -> None:
 
 def test_errors_are_counted_beside_answers(port: int, tmp_path: Path) -> None:
     tally, _ = run(port, 3, 0.5, tmp_path)
-    assert set(tally.seconds) == {"/api/write", "/api/look", "/api/graph"}
+    assert set(tally.seconds) == {"/api/write", "/api/look", "/api/graph", "/api/correct"}
     assert {error.split(":")[0] for error in tally.errors} >= {"/api/answer"}
     assert len(tally.first_piece) == len(tally.seconds["/api/write"])
     result = figures(tally, 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from rwtrain.errors import RWTrainError
 T = TypeVar("T")
 THREADS = 2
 WAITING = 64
+TURN_S = 0.3
 
 
 class Busy(RWTrainError):
@@ -65,12 +67,14 @@ class Desk:
             self._leave()
 
     async def stream(self, work: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
-        """What an iterator gives, step by step, each in a thread, so that many streams advance in turns; it is closed when the reader leaves."""
+        """What an iterator gives, item by item, or, where others wait, in turns of `TURN_S` behind the first; it is closed when the reader leaves."""
         self._enter()
-        iterator, end = work(), object()
+        iterator, turn_s = work(), 0.0
         try:
-            while (item := await asyncio.get_running_loop().run_in_executor(self._pool, next, iterator, end)) is not end:
-                yield item  # type: ignore[misc]
+            while items := await asyncio.get_running_loop().run_in_executor(self._pool, _next_items, iterator, turn_s):
+                for item in items:
+                    yield item
+                turn_s = TURN_S if self._inside > THREADS else 0.0
         finally:
             self._leave()
             close = getattr(iterator, "close", None)
@@ -86,3 +90,13 @@ class Desk:
     def _leave(self) -> None:
         with self._lock:
             self._inside -= 1
+
+
+def _next_items(iterator: Iterator[T], seconds: float) -> list[T]:
+    """What an iterator gives within some time: one item at least, none if it has ended."""
+    until, items = time.monotonic() + seconds, list[T]()
+    for item in iterator:
+        items.append(item)
+        if time.monotonic() >= until:
+            break
+    return items

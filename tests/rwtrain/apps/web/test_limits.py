@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rwtrain.apps.serve_command import is_loopback
+from rwtrain.apps.web import desk as desk_module
 from rwtrain.apps.web.desk import WAITING, Busy, Desk
 from rwtrain.apps.web.limits import Guard, Limits
 
@@ -94,3 +98,36 @@ def test_a_full_desk_says_so() -> None:
     found = asyncio.run(crowd())
     assert sum(isinstance(each, Busy) for each in found) == 5
     assert found.count(1) == WAITING
+
+
+def test_streams_take_turns_of_some_time_and_the_first_item_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, now = list[str](), [0.0]
+    monkeypatch.setattr(desk_module, "TURN_S", 5.0)
+    monkeypatch.setattr(desk_module, "THREADS", 1)
+    monkeypatch.setattr(desk_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def words(name: str) -> Any:
+        for number in range(20):
+            now[0] += 1
+            made.append(name)
+            yield f"{name}{number}"
+
+    async def read(desk: Desk, name: str) -> list[tuple[str, int]]:
+        return [(item, len(made)) async for item in desk.stream(lambda: words(name))]
+
+    async def both() -> list[list[tuple[str, int]]]:
+        desk = Desk(app=None, _pool=ThreadPoolExecutor(1))  # type: ignore[arg-type]
+        return await asyncio.gather(read(desk, "a"), read(desk, "b"))
+
+    first, second = asyncio.run(both())
+    assert [item for item, _ in first] == [f"a{number}" for number in range(20)]
+    assert [item for item, _ in second] == [f"b{number}" for number in range(20)]
+    assert first[0][1] <= 2
+    turns = [len(list(group)) for _, group in itertools.groupby(made)]
+    assert turns == [1, 1, 5, 5, 5, 5, 5, 5, 4, 4]
+
+    async def alone() -> list[tuple[str, int]]:
+        return await read(Desk(app=None), "c")  # type: ignore[arg-type]
+
+    made.clear()
+    assert asyncio.run(alone()) == [(f"c{number}", number + 1) for number in range(20)]
