@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -16,7 +17,7 @@ from rwtrain.cli import main as cli_main
 
 Main = Callable[[list[str]], int]
 PRELOADED = ["torch", "deepspeed", "transformers.models.siglip.modeling_siglip", "rwtrain.cli", "rwtrain.train.loop", "rwtrain.train.reshard"]
-PRELOADED += ["rwtrain.train.command", "rwtrain.knowledge.store", "deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine"]
+PRELOADED += ["rwtrain.train.command", "rwtrain.knowledge.store", "deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine", "pandas"]
 
 
 class Job:
@@ -82,6 +83,7 @@ def _rank(main: Main, arguments: list[str], environment: dict[str, str], output:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    gc.freeze()  # DeepSpeed collects garbage, among all that the server has imported
     import torch
 
     torch.set_num_threads(1)
