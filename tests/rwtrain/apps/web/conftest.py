@@ -38,7 +38,11 @@ def served(app: AppModel, paragraphs: list[str], datasets: tuple[Path, Path], en
     for number in range(3):
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (28, 28, 3), np.uint8)).save(folder / "images" / f"{number}.png")
     ImageGallery.build(model, folder / "images", folder / "gallery")
-    return {f"--{name}": str(folder / name) for name in ("model", "index", "memory", "gallery")} | {"--store": str(entity_store), "--threshold": "-1000"}
+    (folder / "words").write_text("they\nwas\nwere\nhere\nhe\nhen\n")
+    return {f"--{name}": str(folder / name) for name in ("model", "index", "memory", "gallery", "words")} | {
+        "--store": str(entity_store),
+        "--threshold": "-1000",
+    }
 
 
 def start(options: dict[str, str], **environment: str) -> tuple[subprocess.Popen[str], str]:

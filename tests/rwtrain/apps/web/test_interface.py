@@ -14,6 +14,8 @@ import pytest
 
 from rwtrain.apps.inside import look
 from rwtrain.apps.model import AppModel
+from rwtrain.apps.rewriting import correct
+from rwtrain.apps.words import read_words
 from rwtrain.apps.writing import Sampling, write
 from tests.rwtrain.apps.web.conftest import post, start
 
@@ -51,8 +53,17 @@ def test_every_application_answers(server: str) -> None:
     assert json.loads(post(server, "/api/graph", {"question": "What comes after entity 4?"})[1])["answers"][0]["subject"] == "entity 4"
     assert json.loads(post(server, "/api/items", {"words": "thing 5"})[1])["items"][0]["id"] == "i5"
     assert len(json.loads(post(server, "/api/recommend", {"history": ["i1", "i2"], "count": 3})[1])["items"]) == 3
-    assert "edits" in json.loads(post(server, "/api/correct", {"text": "they was here"})[1])
     assert json.loads(post(server, "/api/fill", {"before": "The ", "after": " was here.", "max_tokens": 2})[1])["fillings"]
+
+
+def test_corrections_are_the_library_s_with_the_served_words(server: str, model: AppModel, served: dict[str, str]) -> None:
+    text = "thye were hree"
+    expected = correct(model, text, words=read_words(Path(served["--words"])))
+    assert expected.edits
+    assert correct(model, text).text != expected.text
+    found = json.loads(post(server, "/api/correct", {"text": text})[1])
+    assert found["text"] == expected.text
+    assert [(edit["start"], edit["replacement"]) for edit in found["edits"]] == [(edit.start, edit.replacement) for edit in expected.edits]
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -10,6 +10,7 @@ import pytest
 
 from rwtrain.apps.inside import look
 from rwtrain.apps.model import AppModel
+from tests.rwtrain.apps.web.test_interface import bomb
 
 if TYPE_CHECKING:
     from selenium.webdriver.remote.webdriver import WebDriver
@@ -186,6 +187,17 @@ def test_markup_in_the_name_of_an_upload_stays_text(page: WebDriver, served: dic
     find(page, ".q-notification")
     assert file.name in text_of(page, "#upload")
     safe(page)
+
+
+def test_a_bomb_that_is_uploaded_is_refused(page: WebDriver, tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    file = tmp_path / "bomb.png"
+    file.write_bytes(bomb(12_000))
+    open_tab(page, "look")
+    find(page, "#upload")
+    page.find_element(By.CSS_SELECTOR, "#upload input[type=file]").send_keys(str(file))
+    assert "more than the limit" in text_of(page, ".q-notification")
 
 
 def test_nothing_from_elsewhere_no_error_and_no_sideways_scrolling(page: WebDriver, server: str) -> None:
