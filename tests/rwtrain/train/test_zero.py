@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.forked_ranks import Job
 from rwtrain.errors import DataError
 from rwtrain.train import zero
 from rwtrain.train.zero import read_parameters
+from tests.rwtrain.train import zero_worker
 
 
 def run_ranks(folder: Path, stage: int, ranks: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("zero_worker.py")), str(folder), str(stage)]
-    workers = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for rank in range(ranks)
-    ]
-    for worker in workers:
-        output = worker.communicate(timeout=200)[0].decode()
-        assert worker.returncode == 0, output[-3000:]
+    job = Job([str(folder), str(stage)], processes=ranks, output=folder / "output", main=zero_worker.main)
+    assert job.wait(200) == [0] * ranks, job.output.read_text()[-3000:]
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
-"""One rank of a DeepSpeed job that trains a few steps and saves; run as `python zero_worker.py FOLDER STAGE` with RANK and WORLD_SIZE set.
+"""One rank of a DeepSpeed job that trains a few steps and saves.
 
 Rank 0 also writes expected.pt: the parameters as DeepSpeed gathers them, by name.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import deepspeed
@@ -32,8 +31,9 @@ class Model(nn.Module):
         return self.head(self.inner(self.frozen(self.embed(ids))) * self.scale)
 
 
-def main() -> None:
-    folder, stage = Path(sys.argv[1]), int(sys.argv[2])
+def main(arguments: list[str]) -> int:
+    """Arguments: folder, ZeRO stage."""
+    folder, stage = Path(arguments[0]), int(arguments[1])
     deepspeed.init_distributed("gloo")
     torch.manual_seed(0)
     model = Model()
@@ -56,7 +56,4 @@ def main() -> None:
         torch.save(expected, folder / "expected.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    return 0
