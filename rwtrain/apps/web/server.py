@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from nicegui import ui
 
-from rwtrain.apps.web.desk import Desk
+from rwtrain.apps.web.desk import THREADS, Desk
 from rwtrain.apps.web.interface import interface
 from rwtrain.apps.web.limits import Guard, Limits
 from rwtrain.apps.web.page import page
@@ -32,7 +33,8 @@ async def _wrong_request(_: Request, error: Exception) -> JSONResponse:
 
 
 def serve(desk: Desk, limits: Limits, *, host: str, port: int) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted. `THREADS` requests are worked on at once, so each has its share of torch's threads."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // THREADS))
     uvicorn.run(
         build(desk, limits),
         host=host,

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from rwtrain.apps.serve_command import is_loopback
 from rwtrain.apps.web import desk as desk_module
+from rwtrain.apps.web import server as server_module
 from rwtrain.apps.web.desk import WAITING, Busy, Desk
 from rwtrain.apps.web.limits import Guard, Limits
 
@@ -131,3 +133,16 @@ def test_streams_take_turns_of_some_time_and_the_first_item_comes_at_once(monkey
 
     made.clear()
     assert asyncio.run(alone()) == [(f"c{number}", number + 1) for number in range(20)]
+
+
+def test_requests_share_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = torch.get_num_threads(), list[int]()
+    monkeypatch.setattr(server_module, "build", lambda *_: None)
+    monkeypatch.setattr(server_module.uvicorn, "run", lambda *_, **__: seen.append(torch.get_num_threads()))
+    try:
+        for threads in (6, 1):
+            torch.set_num_threads(threads)
+            server_module.serve(Desk(app=None), Limits(), host="127.0.0.1", port=1)  # type: ignore[arg-type]
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [3, 1]
