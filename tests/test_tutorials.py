@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import forked_commands
 from tests.rwtrain.export.hub import Hub
 
 ROOT = Path(__file__).parents[1]
@@ -36,11 +38,13 @@ def hub() -> Iterator[Hub]:
     server.close()
 
 
-def run_page(name: str, folder: Path, hub: Hub) -> str:
-    """Write the files of a page and run its commands; return what they printed."""
-    bash = {
+@pytest.fixture(scope="module")
+def environment(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Variables of the commands, with a `rwtrain` on the PATH that starts at once."""
+    commands = tmp_path_factory.mktemp("commands")
+    variables = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "HF_ENDPOINT": hub.address,
@@ -48,13 +52,26 @@ def run_page(name: str, folder: Path, hub: Hub) -> str:
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
     }
+    server = subprocess.Popen([sys.executable, "-m", "tests.forked_commands", str(commands)], env=variables, cwd=ROOT)
+    try:
+        while not (commands / forked_commands.COMMAND).exists():
+            assert server.poll() is None, "the server of commands does not start"
+            time.sleep(0.05)
+        yield variables
+    finally:
+        server.kill()
+        server.wait()
+
+
+def run_page(name: str, folder: Path, environment: dict[str, str]) -> str:
+    """Write the files of a page and run its commands; return what they printed."""
     printed = ""
     for kind, path, text in BLOCK.findall((ROOT / "docs" / "tutorials" / f"{name}.md").read_text(encoding="utf-8")):
         if kind != "bash":
             assert path, f"{name}: a block of {kind} names no file"
             (folder / path).write_text(text, encoding="utf-8")
             continue
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=folder, env=bash, capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, f"{name}: {text}\n{done.stdout[-1500:]}\n{done.stderr[-2500:]}"
         printed += done.stdout
     return printed
@@ -65,8 +82,8 @@ def figures(printed: str, name: str) -> list[float]:
 
 
 @pytest.mark.timeout(900)
-def test_pages_in_their_order(folder: Path, hub: Hub) -> None:
-    printed = {name: run_page(name, folder, hub) for name in PAGES}
+def test_pages_in_their_order(folder: Path, hub: Hub, environment: dict[str, str]) -> None:
+    printed = {name: run_page(name, folder, environment) for name in PAGES}
     assert len(figures(printed["preprocess"], "perplexity")) == 1
     assert "#SBATCH" in printed["cluster"]
     assert "license: apache-2.0" in printed["export"]
