@@ -98,7 +98,7 @@ class JobFolder:
             text = (self.path / EVENTS).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return
-        for line in text.splitlines():
+        for line in text.split("\n"):  # not splitlines: JSON may hold U+2028
             try:
                 yield json.loads(line)
             except ValueError:  # a line that is being written

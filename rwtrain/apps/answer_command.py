@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +109,7 @@ def answer_record(found: Answer) -> dict:
     place = found.citation
     return {
         "answer": found.text,
-        "score": found.score if found.hits else None,
+        "score": found.score if math.isfinite(found.score) else None,  # −∞: no passage has a word to answer with
         "citation": None if place is None else vars(place),
         "passages": [{"document": hit.passage.document, "title": hit.passage.title, "text": hit.passage.text, "score": hit.score} for hit in found.hits],
     }
@@ -156,8 +157,8 @@ def _read_questions(path: Path, store: EntityStore) -> Iterator[tuple[str, int, 
 def _read_records(path: Path) -> Iterator[tuple[int, Any]]:
     """(number, value) of a file's lines; raises `DataError` if it cannot be read, is no JSON, or is empty."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_bytes().splitlines()  # bytes: JSON may hold U+2028, which ends a line of text
+    except OSError as error:
         raise DataError(path, f"not readable ({error})", "Correct the path") from error
     if not lines:
         raise DataError(path, "holds no question", "Give one JSON object a line")

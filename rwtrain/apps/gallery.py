@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.passages import nearest
@@ -38,12 +39,13 @@ class ImageGallery:
         images = Path(images).resolve()
         _ = app.evaluated.image_size
         names, parts, rejected = [], [], {}
-        for path in sorted(file for file in images.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()):
+        files = sorted(file for file in images.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+        for path in tqdm(files, desc="images", unit="image", disable=not progress):
             name = str(path.relative_to(images))
             try:
                 parts.append(app.evaluated.embed_images([path.read_bytes()]))
                 names.append(name)
-            except RWTrainError as error:
+            except (RWTrainError, OSError) as error:
                 rejected[name] = str(error)
         if not names:
             raise DataError(images, "no readable image here", f"Give a folder with {', '.join(ENDINGS)} files")

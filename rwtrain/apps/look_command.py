@@ -65,7 +65,7 @@ def describe(found: Look) -> list[str]:
 
 def run_gallery(options: argparse.Namespace) -> None:
     """Embed images."""
-    gallery, rejected = ImageGallery.build(AppModel.open(options.model), options.images, options.out)
+    gallery, rejected = ImageGallery.build(AppModel.open(options.model), options.images, options.out, progress=sys.stderr.isatty())
     print(f"{options.out}: {len(gallery.names):,} images, {len(rejected)} left out")
     for name, reason in rejected.items():
         print(f"  {name}: {reason}", file=sys.stderr)

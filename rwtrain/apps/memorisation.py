@@ -100,17 +100,20 @@ class MemorisationIndex:
         """Open a folder written by `build_index`.
 
         Raises:
-            DataError: it is missing or damaged, or another tokenizer made it than `tokenizer_hash`.
+            DataError: it is missing, damaged or of another release, or another tokenizer made it than `tokenizer_hash`.
         """
         folder = Path(folder)
         remedy = "Make it again with `rwtrain write remember SHARDS --out FOLDER`"
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             files = [load_array(folder / Path(name).name, remedy=remedy) for name in manifest["files"]]
+            made_by, span_tokens = manifest["tokenizer_hash"], manifest["span_tokens"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(folder, f"no readable index of training spans ({error})", remedy) from error
-        if tokenizer_hash is not None and manifest["tokenizer_hash"] != tokenizer_hash:
-            raise DataError(folder, f"made from shards of tokenizer {manifest['tokenizer_hash']}, the model has {tokenizer_hash}", remedy)
+        if span_tokens != SPAN_TOKENS or any(file.dtype != np.uint64 or file.ndim != 1 for file in files):
+            raise DataError(folder, f"spans of {span_tokens} tokens, or of another form than this release writes", remedy)
+        if tokenizer_hash is not None and made_by != tokenizer_hash:
+            raise DataError(folder, f"made from shards of tokenizer {made_by}, the model has {tokenizer_hash}", remedy)
         return cls(manifest, files)
 
     def __contains__(self, value: np.uint64) -> bool:

@@ -84,7 +84,7 @@ def read_documents(paths: Sequence[str | Path]) -> Iterator[Document]:
 
 
 def _read_lines(path: Path) -> Iterator[Document]:
-    with path.open(encoding="utf-8") as stream:
+    with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue

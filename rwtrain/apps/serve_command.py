@@ -67,7 +67,8 @@ def run(options: argparse.Namespace) -> None:
     exposed = not is_loopback(options.host)
     token = read_token(options.token_file) if options.token_file else secrets.token_urlsafe(24) if exposed else None
     hosts = (*Limits.hosts, *options.allow_host) if not exposed or options.allow_host else ()
-    address = f"http://{'127.0.0.1' if options.host in ('0.0.0.0', '::') else options.host}:{options.port}/"
+    reached = "127.0.0.1" if options.host in ("0.0.0.0", "::") else f"[{options.host}]" if ":" in options.host else options.host
+    address = f"http://{reached}:{options.port}/"
     served = ["writing", "a look inside"]
     served += [name for name, part in (("documents", desk.index), ("graph", desk.graph), ("recommendation", desk.recommender)) if part is not None]
     print(f"{options.model}: {', '.join(served)} at {address}" + (f"?token={token}" if token and not options.token_file else ""), flush=True)

@@ -85,7 +85,10 @@ def _cost(text: str) -> tuple[str, float]:
     kind, _, cost = text.partition("=")
     if kind not in {field.name for field in fields(Costs)}:
         raise argparse.ArgumentTypeError(f"no kind of edit is called {kind!r}")
-    return kind, float(cost)
+    try:
+        return kind, float(cost)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {kind}= and a number") from None
 
 
 def run_on(options: argparse.Namespace) -> None:

@@ -56,6 +56,8 @@ class Sampling:
             wrong.append(f"top_p={self.top_p}: give more than 0, at most 1")
         if not 0.5 <= self.repetition_penalty <= 5:
             wrong.append(f"repetition_penalty={self.repetition_penalty}: give 0.5 to 5")
+        if not -(2**63) <= self.seed < 2**63:
+            wrong.append(f"seed={self.seed}: give a number of 64 bits")
         if wrong:
             raise ConfigError("; ".join(wrong) + ".")
 

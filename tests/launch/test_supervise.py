@@ -129,3 +129,11 @@ def test_a_line_that_is_no_host_is_named(line: str, words: str, tmp_path: Path) 
     (tmp_path / "hosts").write_text(f"ok slots=8\n{line}\n")
     with pytest.raises(DataError, match=words):
         read_hostfile(tmp_path / "hosts")
+
+
+def test_events_keep_any_text(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    text = "a\u2028b\u2029c\x85d\x0c\r\ne"
+    folder.event("outcome", error=text)
+    folder.event("end")
+    assert [(event["event"], event.get("error")) for event in folder.events()] == [("outcome", text), ("end", None)]

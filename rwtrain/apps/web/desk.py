@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rwtrain.apps.answering import Reader
@@ -53,7 +52,6 @@ class Desk:
     memory: MemorisationIndex | None = None
     words: frozenset[str] | None = None
     gallery: ImageGallery | None = None
-    folder: Path = Path()
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="desk"))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _inside: int = 0
@@ -69,17 +67,15 @@ class Desk:
     async def stream(self, work: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
         """What an iterator gives, item by item, or, where others wait, in turns of `TURN_S` behind the first; it is closed when the reader leaves."""
         self._enter()
-        iterator, turn_s = work(), 0.0
+        iterator, turn_s, working = work(), 0.0, threading.Lock()
         try:
-            while items := await asyncio.get_running_loop().run_in_executor(self._pool, _next_items, iterator, turn_s):
+            while items := await asyncio.get_running_loop().run_in_executor(self._pool, _next_items, iterator, turn_s, working):
                 for item in items:
                     yield item
                 turn_s = TURN_S if self._inside > THREADS else 0.0
         finally:
             self._leave()
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                await asyncio.get_running_loop().run_in_executor(self._pool, close)
+            await asyncio.get_running_loop().run_in_executor(self._pool, _close, iterator, working)
 
     def _enter(self) -> None:
         with self._lock:
@@ -92,11 +88,20 @@ class Desk:
             self._inside -= 1
 
 
-def _next_items(iterator: Iterator[T], seconds: float) -> list[T]:
+def _next_items(iterator: Iterator[T], seconds: float, working: threading.Lock) -> list[T]:
     """What an iterator gives within some time: one item at least, none if it has ended."""
     until, items = time.monotonic() + seconds, list[T]()
-    for item in iterator:
-        items.append(item)
-        if time.monotonic() >= until:
-            break
+    with working:
+        for item in iterator:
+            items.append(item)
+            if time.monotonic() >= until:
+                break
     return items
+
+
+def _close(iterator: Iterator[Any], working: threading.Lock) -> None:
+    """End an iterator, after the turn that another thread may still be taking for a reader who has left."""
+    close = getattr(iterator, "close", None)
+    with working:
+        if close is not None:
+            close()

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -19,6 +19,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "rwtrain_token"
 CLIENTS = 10_000
+LENGTH_DIGITS = 18
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -83,7 +84,7 @@ class Guard:
             return 401, "the token is missing or wrong: open the address that the server printed, or send it as a bearer token"
         if scope["type"] == "http":
             length = headers.get("content-length", "0")
-            if not length.isdigit() or int(length) > self.limits.max_body_bytes:
+            if not length.isdecimal() or len(length) > LENGTH_DIGITS or int(length) > self.limits.max_body_bytes:
                 return 413, f"requests may have {self.limits.max_body_bytes:,} bytes at most"
             if (scope["path"].startswith("/api/") or scope["method"] == "POST") and not self._may_ask(scope):
                 return 429, "too many requests: wait a moment"
@@ -113,9 +114,9 @@ class Guard:
     async def _to_cookie(self, scope: Scope, send: Send) -> None:
         """Put the token of the address into a cookie, and show the address without it."""
         query = {name: values for name, values in parse_qs(scope["query_string"].decode("latin-1")).items() if name != "token"}
-        place = "/" + scope["path"].lstrip("/") + (f"?{urlencode(query, doseq=True)}" if query else "")
+        place = "/" + quote(scope["path"].lstrip("/")) + (f"?{urlencode(query, doseq=True)}" if query else "")
         cookie = f"{COOKIE}={self.limits.token}; HttpOnly; SameSite=Strict; Path=/"
-        headers = [(b"location", place.encode("latin-1", "ignore")), (b"set-cookie", cookie.encode()), *HEADERS]
+        headers = [(b"location", place.encode()), (b"set-cookie", cookie.encode()), *HEADERS]
         await send({"type": "http.response.start", "status": 303, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 

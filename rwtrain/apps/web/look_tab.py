@@ -45,7 +45,7 @@ def look_tab(desk: Desk) -> None:
     async def upload(event: events.UploadEventArguments) -> None:
         content = await event.file.read()
         try:
-            decode_image(content)
+            await desk.run(decode_image, content)
         except RWTrainError as error:
             ui.notify(str(error), type="negative", multi_line=True)
             return

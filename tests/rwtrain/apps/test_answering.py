@@ -53,6 +53,27 @@ def test_a_passage_finds_itself(app: AppModel, index: PassageIndex) -> None:
     assert index.search(app, "zzzzqqq", by="bm25") == []
 
 
+def test_bytes_of_any_kind_in_lines_are_text_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "documents.jsonl"
+    path.write_bytes('{"text": "a\u2028b\x85c"}\r\n\n'.encode() + b'{"text": "\xff"}\n')
+    found = read_documents([path])
+    assert next(found).text == "a\u2028b\x85c"
+    with pytest.raises(DataError, match="record 3"):
+        next(found)
+    records = answer_command._read_records(path)
+    assert next(records) == (1, {"text": "a\u2028b\x85c"})
+    with pytest.raises(DataError, match="record 2"):
+        next(records)
+
+
+def test_a_question_about_the_only_words_is_json_without_an_answer(app: AppModel, tmp_path: Path) -> None:
+    index = PassageIndex.build(app, [Document("a", "Barack Obama")], tmp_path / "index")
+    found = answer(app, index, "Barack Obama?", reader=WritingReader(app))
+    assert found.hits
+    record = json.loads(json.dumps(answer_command.answer_record(found), allow_nan=False))
+    assert (record["answer"], record["score"], record["citation"]) == ("", None, None)
+
+
 def test_fusion_by_hand() -> None:
     dense = np.array([[4, 2, 9]]), np.array([[0.9, 0.8, 0.7]])
     bm25 = np.array([[2, 7, 1]]), np.array([[5.0, 1.0, -np.inf]])

@@ -54,6 +54,13 @@ def test_damage_is_named(tmp_path: Path, datasets: tuple[Path, Path]) -> None:
     build_index(datasets[0], tmp_path / "index")
     with pytest.raises(DataError, match="tokenizer"):
         MemorisationIndex.open(tmp_path / "index", tokenizer_hash="other")
+    manifest = tmp_path / "index" / "manifest.json"
+    whole = manifest.read_text()
+    for wrong in (whole.replace('"span_tokens": 50', '"span_tokens": 40'), whole.replace('"tokenizer_hash"', '"x"'), "[]"):
+        manifest.write_text(wrong)
+        with pytest.raises(DataError, match="remember"):
+            MemorisationIndex.open(tmp_path / "index", tokenizer_hash="other")
+    manifest.write_text(whole)
     file = next((tmp_path / "index").glob("*.npy"))
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(DataError, match="remember"):

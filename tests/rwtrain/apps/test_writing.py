@@ -82,7 +82,7 @@ def test_training_text_is_warned_about(app: AppModel, datasets: tuple[Path, Path
     assert not any(piece.warning for piece in write(app, PROMPT, Sampling(max_new_tokens=200), memorised=index))
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"max_new_tokens": 0}, {"repetition_penalty": 9.0}])
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"max_new_tokens": 0}, {"repetition_penalty": 9.0}, {"seed": 2**63}])
 def test_impossible_settings(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Sampling(**wrong)

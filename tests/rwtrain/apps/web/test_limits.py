@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +49,7 @@ def test_a_client_that_asks_too_often_waits_and_others_do_not() -> None:
     assert status(guard, client="5.6.7.8") == 200
 
 
-@pytest.mark.parametrize("length", ["99999999999", "-1", "many"])
+@pytest.mark.parametrize("length", ["99999999999", "-1", "many", "9" * 5000, "²"])
 def test_sizes(length: str) -> None:
     assert status(Guard(yes, Limits()), content_length=length) == 413
 
@@ -61,6 +62,8 @@ def test_token_in_the_address_becomes_a_cookie() -> None:
     assert answer["status"] == 303
     assert headers[b"location"] == b"/evil.example?x=1"
     assert b"HttpOnly" in headers[b"set-cookie"]
+    answer = ask(guard, path="/ä\r\nx: y", query=b"token=a-long-enough-token")[0]
+    assert dict(answer["headers"])[b"location"] == b"/%C3%A4%0D%0Ax%3A%20y"
 
 
 def test_websockets_are_guarded_too() -> None:
@@ -133,6 +136,33 @@ def test_streams_take_turns_of_some_time_and_the_first_item_comes_at_once(monkey
 
     made.clear()
     assert asyncio.run(alone()) == [(f"c{number}", number + 1) for number in range(20)]
+
+
+def test_a_reader_who_leaves_in_the_middle_of_a_turn_ends_the_stream_behind_it() -> None:
+    working, go_on, ended, errors = threading.Event(), threading.Event(), threading.Event(), list[Any]()
+
+    def words() -> Any:
+        try:
+            working.set()
+            go_on.wait(5)
+            yield "word"
+        finally:
+            ended.set()
+
+    async def leave() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        desk = Desk(app=None)  # type: ignore[arg-type]
+        reading = asyncio.ensure_future(anext(desk.stream(words)))
+        await asyncio.to_thread(working.wait, 5)
+        reading.cancel()
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert ended.is_set()
+        assert await desk.run(int) == 0
+
+    asyncio.run(leave())
+    assert errors == []
 
 
 def test_requests_share_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
