@@ -150,13 +150,14 @@ def fields(browser: WebDriver) -> list[Any]:
 def test_markup_typed_in_every_field_stays_text(page: WebDriver, tab: str, count: int, buttons: dict[str, str]) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
 
     open_tab(page, tab)
     find(page, f"#{next(iter(buttons))}")
     if tab == "write":
         find(page, ".q-tab-panel .q-expansion-item .q-item").click()
         find(page, "input[type=number]")
-    assert len(fields(page)) == count
+    WebDriverWait(page, WAIT_S).until(lambda driver: len(fields(driver)) == count)  # those of the tab before slide away
     for field in fields(page):
         field.send_keys(Keys.CONTROL, "a")
         field.send_keys(Keys.DELETE)
