@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.forked_ranks import Job
 from rwtrain.objectives import contrastive
 from rwtrain.objectives.contrastive import info_nce
+from tests.rwtrain.objectives import contrastive_worker
 
 
 def whole(
@@ -83,37 +85,10 @@ def test_sigmoid_contrast_equals_its_formula(tile: int, monkeypatch: pytest.Monk
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-12)
 
 
-WORKER = """
-import sys, torch
-from rwtrain.objectives.contrastive import Negatives, entity_info_nce, paired_info_nce, sigmoid_contrast, two_view_info_nce
-from rwtrain.train import distributed
-ranks = distributed.start(60)
-torch.manual_seed(0)
-features = [torch.nn.functional.normalize(torch.randn(6, 4, dtype=torch.float64), dim=1).requires_grad_() for _ in range(2)]
-content, valid, scale = torch.tensor([1, 2, 3, 1, 4, 0]), torch.tensor([1.0, 1, 1, 1, 1, 0]), torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
-share = 6 // ranks.world_size
-part = slice(ranks.rank * share, (ranks.rank + 1) * share)
-for loss in (paired_info_nce, two_view_info_nce, entity_info_nce):
-    total = loss(features[0][part], features[1][part], content[part], valid[part], scale)
-    total.backward()
-hard = torch.nn.functional.normalize(torch.randn(6, 4, dtype=torch.float64), dim=1).requires_grad_()
-negatives = Negatives(hard[part], torch.tensor([9, 9, 2, 8, 7, 7])[part], valid[part])
-two_view_info_nce(features[0][part], features[1][part], content[part], valid[part], scale, negatives).backward()
-bias = torch.tensor([-2.0], dtype=torch.float64, requires_grad=True)
-judged = sigmoid_contrast(features[0][part], features[1][part], content[part], valid[part], scale, bias)
-judged.backward()
-sums = ranks.total(torch.cat([total.detach()[None], judged.detach()[None], *(tensor.grad.flatten() for tensor in (*features, hard, scale, bias))]))
-if ranks.is_main:
-    torch.save(sums, sys.argv[1])
-distributed.stop()
-"""
-
-
 def test_ranks_together_compute_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
-    from launch.local import run_ranks
-
     for processes in (1, 2, 3):
-        assert run_ranks([sys.executable, "-c", WORKER, str(tmp_path / f"{processes}.pt")], processes=processes) == 0
+        job = Job([str(tmp_path / f"{processes}.pt")], processes=processes, output=tmp_path / "output", main=contrastive_worker.main)
+        assert job.wait() == [0] * processes, job.output.read_text()[-3000:]
     one, two, three = (torch.load(tmp_path / f"{processes}.pt", weights_only=True) for processes in (1, 2, 3))
     torch.testing.assert_close(two, one, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(three, one, rtol=1e-12, atol=1e-12)
