@@ -10,7 +10,6 @@ import argparse
 import hmac
 import json
 import os
-import pwd
 import selectors
 import signal
 import socket
@@ -18,23 +17,21 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from launch.environment import ATTEMPT_VARIABLE, HUB_VARIABLE, node_environment
 from launch.failure import LOST, Outcome, last_words
 from launch.hub import BANDWIDTH, Hub
-from launch.job import CODE, Job, JobFolder, read_secrets
+from launch.job import JobFolder, read_secrets
 from launch.output import Output
 from launch.preflight import probe
 from launch.ranks import QUIET_S, Processes, Start, exit_status, rank_variables
-from launch.spec import RESERVED
 from launch.wire import Message, Wire
 from rwtrain.errors import RWTrainError
 
 BEAT_S, TICK_S, RETRY_S, DRAIN_S = 2.0, 0.05, 0.2, 1.0
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 NODE_VARIABLES = ("RWTRAIN_NODE", "SLURM_NODEID", "JOB_COMPLETION_INDEX", "PET_NODE_RANK", "RANK")
-HUB_VARIABLE, ATTEMPT_VARIABLE = "RWTRAIN_HUB", "RWTRAIN_ATTEMPT"
 LAUNCHER = "launch"
 
 
@@ -96,8 +93,6 @@ class Node:
         if self.number == 0 and self.outcome.kind != "done":
             self._say(self.outcome.headline())
         return self.outcome.code
-
-    # --- what happens in a turn of the loop -------------------------------------------------------------------
 
     def _work(self) -> None:
         now = time.monotonic()
@@ -161,8 +156,6 @@ class Node:
         stream = self.processes.children[index].stdout if self.processes else None
         return stream is None or stream.closed or time.monotonic() - self.noticed[index] > DRAIN_S
 
-    # --- messages ---------------------------------------------------------------------------------------------
-
     def _tell(self, message: Message) -> None:
         """To the hub."""
         if self.hub is not None:
@@ -212,8 +205,6 @@ class Node:
             self._end(Outcome("lost", LOST, "Node 0 is lost.", node=0))
             self.outcome = None
             self.sent_end = True
-
-    # --- connections ------------------------------------------------------------------------------------------
 
     def _open_hub(self) -> None:
         self.hub = Hub(self.job, self.attempt, send=self._send, free_port=self._free_port, event=self.folder.event, say=self._say)
@@ -307,8 +298,6 @@ class Node:
         except ConnectionError as error:
             self._lose_hub(str(error))
 
-    # --- standard input of an ssh session ---------------------------------------------------------------------
-
     def _open_lifeline(self) -> dict[str, str]:
         """Read the first line, the secrets; watch for the rest."""
         first = b""
@@ -330,8 +319,6 @@ class Node:
             return
         *lines, self._typed = (self._typed + chunk).split(b"\n")
         self.signals += [int(json.loads(line)["signal"]) for line in lines]
-
-    # --- processes --------------------------------------------------------------------------------------------
 
     def _start(self, phase: str, port: int) -> None:
         self.phase, self.noticed, self.reported, self.sent_end = phase, {}, set(), False
@@ -382,20 +369,6 @@ class Node:
 
     def _environment(self, secrets: dict[str, str], attempt: int) -> dict[str, str]:
         return node_environment(self.job, self.folder, secrets=secrets) | {ATTEMPT_VARIABLE: str(attempt)}
-
-
-def node_environment(job: Job, folder: JobFolder, *, secrets: dict[str, str]) -> dict[str, str]:
-    """Variables of a node's processes: those of this process < the site's < the job's < secrets, and what the snapshot needs."""
-    variables = {name: value for name, value in os.environ.items() if name not in (HUB_VARIABLE, "RWTRAIN_TOKEN", *RESERVED)}
-    me = pwd.getpwuid(os.getuid())
-    for name, value in {"HOME": me.pw_dir, "USER": me.pw_name, "LOGNAME": me.pw_name, "OMP_NUM_THREADS": str(job.spec.cpus_per_process)}.items():
-        variables.setdefault(name, value)
-    variables |= job.site.environment | job.spec.environment | secrets
-    paths = [str(folder.path / CODE)] if (folder.path / CODE).is_dir() else []
-    variables["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [variables.get("PYTHONPATH", "")])])
-    if os.sep in job.python:
-        variables["PATH"] = os.pathsep.join([str(Path(job.python).parent), variables.get("PATH", os.defpath)])
-    return variables | {"PYTHONUNBUFFERED": "1", "RWTRAIN_JOB": str(folder.path)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

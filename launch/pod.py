@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch import node, task
+from launch.environment import ATTEMPT_VARIABLE
 from launch.failure import GIVEN_UP
 from launch.job import CONFIG, JOB, OUTCOME, TOKEN, JobFolder
-from launch.node import ATTEMPT_VARIABLE, NODE_VARIABLES
+from launch.node import NODE_VARIABLES
 from launch.supervise import Ledger, decide, final_words, notify, progress_of, read_outcome
 from rwtrain.errors import RWTrainError
 from rwtrain.files import atomic_path

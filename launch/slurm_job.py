@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 from launch import slurm
+from launch.environment import ATTEMPT_VARIABLE, HUB_VARIABLE
 from launch.failure import LOST, Outcome
 from launch.hub import END_S
 from launch.job import CANCELLED, JobFolder
 from launch.local import free_port
-from launch.node import ATTEMPT_VARIABLE, HUB_VARIABLE
 from launch.supervise import Decision, Ledger, read_outcome, supervise
 from rwtrain.errors import RWTrainError
 

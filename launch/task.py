@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from launch.environment import node_environment
 from launch.job import JobFolder, read_secrets
-from launch.node import node_environment
 from rwtrain.errors import RWTrainError
 
 TASK_VARIABLES = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")

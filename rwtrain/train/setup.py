@@ -13,7 +13,8 @@ import torch
 
 from rwtrain.config.deepspeed import resolve
 from rwtrain.config.load import dump_yaml
-from rwtrain.config.schema import DataSource, ModelConfig, TrainConfig
+from rwtrain.config.model import ModelConfig
+from rwtrain.config.schema import DataSource, TrainConfig
 from rwtrain.data.loader import Loader, Sources, open_dataset
 from rwtrain.data.mixture import Mixture
 from rwtrain.data.recipe import Recipe

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rwtrain.config.model import ModelConfig
 from rwtrain.config.presets import PRESETS
-from rwtrain.config.schema import ModelConfig
 from rwtrain.evaluate.model import open_model
 from rwtrain.export.environment import NEWEST, OLDEST
 from rwtrain.export.export import export_run

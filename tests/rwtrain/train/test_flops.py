@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from rwtrain.config.model import ModelConfig
 from rwtrain.config.presets import PRESETS
-from rwtrain.config.schema import BatchConfig, ModelConfig, ObjectivesConfig, TrainConfig
+from rwtrain.config.schema import BatchConfig, ObjectivesConfig, TrainConfig
 from rwtrain.data.recipe import BatchBuilder, Recipe
 from rwtrain.model.heads_refinedweb import RefinedWebForPreTraining
 from rwtrain.objectives.task import PretrainingTask
