@@ -88,11 +88,18 @@ def inflections(word: str) -> set[str]:
 @lru_cache(maxsize=10_000)
 def misspellings(word: str, lexicon: frozenset[str]) -> frozenset[str]:
     """Words of the lexicon that one deletion, transposition, replacement or insertion leads to; two of them for long words, if one finds nothing."""
+    if len(word) > _longest(lexicon) + 2:  # two edits are too few; and there would be millions of them
+        return frozenset()
     once = _edits(word)
     found = once & lexicon
     if not found and len(word) >= 6:
         found = {other for near in once for other in _edits(near) if other in lexicon}
     return frozenset(other for other in found if len(other) >= SHORTEST - 1)
+
+
+@lru_cache(maxsize=4)
+def _longest(lexicon: frozenset[str]) -> int:
+    return max(map(len, lexicon), default=0)
 
 
 def _edits(word: str) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from rwtrain.apps.edits import apply, inflections, misspellings, propose
 
 WORDS = "the a an of people have has conclusion in this book read reads reading city cities stop receive front don't"
@@ -36,3 +38,11 @@ def test_spelling_and_forms() -> None:
 def test_known_words_and_names_are_not_respelled() -> None:
     assert {edit.kind for edit in propose("people in this city", LEXICON)} & {"spelling"} == set()
     assert {edit.kind for edit in propose("people in Citty", LEXICON)} & {"spelling"} == set()
+
+
+def test_a_long_word_that_no_edits_lead_from_takes_no_time() -> None:
+    lexicon = frozenset(["abcdefgh", "on"])
+    began = time.process_time()
+    assert misspellings("qxz" * 200, lexicon) == frozenset()
+    assert time.process_time() - began < 1
+    assert misspellings("abcdefghxy", lexicon) == {"abcdefgh"}
