@@ -15,7 +15,8 @@ import torch
 
 from rwtrain.data.tokenizer import BOS_ID, Tokenizer
 from rwtrain.errors import DataError, RWTrainError
-from rwtrain.evaluate.model import EvaluatedModel, batches_by_length, is_export, open_model, pad_rows
+from rwtrain.evaluate.model import EvaluatedModel, batches_by_length, open_model, pad_rows
+from rwtrain.export.completeness import is_export
 from rwtrain.knowledge.link_command import open_linker
 from rwtrain.model.heads_refinedweb import RefinedWebForCausalLM
 from rwtrain.model.linking_refinedweb import EntityLinker

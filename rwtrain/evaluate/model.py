@@ -17,6 +17,7 @@ from rwtrain.data.images import preprocess_image
 from rwtrain.data.shards import ShardDataset
 from rwtrain.data.tokenizer import BOS_ID, PAD_ID, Tokenizer
 from rwtrain.errors import ConfigError, DataError
+from rwtrain.export.completeness import is_export
 from rwtrain.export.run import TrainedRun
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
 from rwtrain.model.heads_refinedweb import RefinedWebForCausalLM
@@ -153,14 +154,6 @@ def untrained(model: EvaluatedModel, *, seed: int = 0) -> EvaluatedModel:
 
 def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def is_export(path: Path) -> bool:
-    """Whether a folder is a Hugging Face folder of a RefinedWeb model."""
-    try:
-        return json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type") == RefinedWebConfig.model_type
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _load_export(path: Path) -> RefinedWebForCausalLM:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rwtrain.errors import ConfigError
+from rwtrain.export.completeness import is_export
 from rwtrain.export.energy import GRID_G_PER_KWH, Power
 from rwtrain.export.weights import DTYPES, parse_size
 
@@ -60,13 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Export, and print what was written."""
-    from rwtrain.evaluate.model import is_export
-    from rwtrain.export.export import export_run
-
     if options.out is None:
         if not options.push or not is_export(options.source):
             raise ConfigError("Give --out DIR, or with --push an exported folder in place of RUN.")
         return push(options.source, options)
+    from rwtrain.export.export import export_run
+
     report = export_run(
         options.source,
         options.out,

@@ -10,9 +10,18 @@ from typing import Any
 from rwtrain.errors import DataError
 from rwtrain.files import content_hash, write_json
 
+MODEL_TYPE = "refinedweb"  # as in `rwtrain.model.configuration_refinedweb`, which takes seconds to import
 LIST_FILE = "export.json"
 FORMAT = 1
 REMEDY = "Copy the folder again, or export again with `rwtrain export`"
+
+
+def is_export(path: Path) -> bool:
+    """Whether a folder is a Hugging Face folder of a RefinedWeb model."""
+    try:
+        return json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def files_below(folder: Path) -> dict[str, Path]:

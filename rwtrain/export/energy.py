@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rwtrain.export.run import TrainedRun
+if TYPE_CHECKING:
+    from rwtrain.export.run import TrainedRun
 
 GRID_G_PER_KWH = 445.0  # mean of the world's electricity in 2024, IEA "Electricity 2025"
 

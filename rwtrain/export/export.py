@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 from rwtrain.data.tokenizer import Tokenizer
 from rwtrain.errors import ConfigError, DataError
 from rwtrain.export.card import model_card
-from rwtrain.export.completeness import write_list
+from rwtrain.export.completeness import is_export, write_list
 from rwtrain.export.energy import Power
 from rwtrain.export.folder import (
     CAUSAL,
@@ -128,11 +127,7 @@ def check_replaceable(out: Path) -> None:
     """Raise `ConfigError` if `out` holds something that is not an earlier export."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    try:
-        earlier = json.loads((out / "config.json").read_text(encoding="utf-8")).get("model_type") == "refinedweb"
-    except (OSError, ValueError, AttributeError):
-        earlier = False
-    if not earlier:
+    if not is_export(out):
         raise ConfigError(f"{out}: exists and is no earlier export. Give --out a new folder, or remove this one yourself.")
 
 

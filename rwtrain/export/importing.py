@@ -11,8 +11,7 @@ import yaml
 from rwtrain.config.load import load_config
 from rwtrain.config.schema import TrainConfig
 from rwtrain.errors import ConfigError, DataError
-from rwtrain.evaluate.model import is_export
-from rwtrain.export.completeness import LIST_FILE, verify
+from rwtrain.export.completeness import LIST_FILE, is_export, verify
 from rwtrain.files import atomic_folder
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rwtrain.errors import DataError
-from rwtrain.evaluate.model import is_export
+from rwtrain.export.completeness import is_export
 from rwtrain.export.run import TrainedRun
 from rwtrain.files import content_hash
 from rwtrain.model.configuration_refinedweb import RefinedWebConfig
