@@ -30,13 +30,19 @@ class Task:
     cold: list[tuple[np.ndarray, int]]
 
 
-def write_files(data: Path, out: Path) -> tuple[Path, Path]:
-    """items.jsonl (title, year, genres; Freebase id) and histories.csv of `data`/movielens-small."""
+def write_files(data: Path, out: Path, *, ties: int | None = None) -> tuple[Path, Path]:
+    """items.jsonl (title, year, genres; Freebase id) and histories.csv of `data`/movielens-small.
+
+    Args:
+        ties: seed of a random order of the films that a user chose in the same second; None leaves them in the file's order, by film number.
+    """
     folder = data / "movielens-small"
     with gzip.open(folder / "ml2fb.tsv.gz", "rt") as stream:
         entities = {movie: "/" + mid.replace(".", "/", 1) for movie, mid in csv.reader(stream, delimiter="\t")}
     with gzip.open(folder / "ratings.csv.gz", "rt") as stream:
         ratings = list(csv.DictReader(stream))
+    if ties is not None:
+        ratings = [ratings[place] for place in np.random.default_rng(ties).permutation(len(ratings))]
     rated = {row["movieId"] for row in ratings}
     out.mkdir(parents=True, exist_ok=True)
     items, histories = out / "items.jsonl", out / "histories.csv"
@@ -50,9 +56,9 @@ def write_files(data: Path, out: Path) -> tuple[Path, Path]:
     return items, histories
 
 
-def load(data: Path, out: Path, store: EntityStore) -> tuple[list[Item], list[np.ndarray], list[np.ndarray]]:
+def load(data: Path, out: Path, store: EntityStore, *, ties: int | None = None) -> tuple[list[Item], list[np.ndarray], list[np.ndarray]]:
     """(items, histories, times of the histories' items)."""
-    item_file, history_file = write_files(data, out)
+    item_file, history_file = write_files(data, out, ties=ties)
     items = read_items(item_file, store=store)
     users, histories = read_histories(history_file, items)
     times: dict[str, list[float]] = {}

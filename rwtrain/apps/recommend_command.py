@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   rwtrain recommend train items.jsonl histories.csv --model export --store runs/kg --out runs/recommender
   rwtrain recommend items "toy story" --model runs/recommender
   rwtrain recommend next 1 3114 --model runs/recommender --store runs/kg
+  rwtrain recommend next 1 3114 --model runs/recommender --new
 
 items.jsonl holds objects with `id`, `text` and, if known, `entity` (its id in the store); histories.csv has the columns user, item and time.
 Bad records (an id that comes twice, an unknown item, no time) are counted and set aside; the first is shown with file, line and remedy."""
@@ -43,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     following = verbs.add_parser("next", help="recommend what comes after some items")
     following.add_argument("history", nargs="+", help="ids of items, the oldest first")
     following.add_argument("--count", type=int, default=10, help="how many (default 10)")
+    following.add_argument("--new", action="store_true", help="only items that nobody had chosen in training")
     following.add_argument("--json", action="store_true", help="print one JSON object")
     following.set_defaults(run=run_next)
     for each in (train, find, following):
@@ -88,7 +90,7 @@ def run_items(options: argparse.Namespace) -> None:
 def run_next(options: argparse.Namespace) -> None:
     """Recommend."""
     store = EntityStore.open(options.store) if options.store else None
-    found = Recommender.open(AppModel.open(options.model), store=store).recommend(options.history, count=options.count)
+    found = Recommender.open(AppModel.open(options.model), store=store).recommend(options.history, count=options.count, new=options.new)
     if options.json:
         print(json.dumps({"items": [recommendation_record(each) for each in found]}, ensure_ascii=False))
         return

@@ -12,13 +12,15 @@ from rwtrain.model.heads_refinedweb import RefinedWebForCausalLM
 
 TEMPERATURE = 0.07
 DROPOUT = 0.3
+OWN_DROPOUT = 0.3
+"""Share of the items whose own part is left out in a step, so that text and entity learn to place an item without it."""
 
 
 class HistoryReader(nn.Module):
     """Items and histories as vectors whose cosine says what comes next.
 
     An item's vector is a projection of its text embedding plus a part of its own, which starts at zero: an item that nobody has chosen yet is
-    placed by its text (and its entity) alone.
+    placed by its text (and its entity) alone. Such items are no negatives in training, which would push their texts away.
 
     Args:
         language_model: its trunk is fine-tuned.
@@ -29,6 +31,7 @@ class HistoryReader(nn.Module):
     text_NC: torch.Tensor
     vector_NE: torch.Tensor
     linked_N: torch.Tensor
+    chosen_N: torch.Tensor
 
     def __init__(self, language_model: RefinedWebForCausalLM, text_NC: torch.Tensor, vector_NE: torch.Tensor | None) -> None:
         super().__init__()
@@ -39,6 +42,7 @@ class HistoryReader(nn.Module):
         self.register_buffer("text_NC", text_NC)
         self.register_buffer("vector_NE", vector_NE if vector_NE is not None else torch.zeros(items, 0))
         self.register_buffer("linked_N", self.vector_NE.abs().sum(1) > 0)
+        self.register_buffer("chosen_N", torch.ones(items, dtype=torch.bool))
         self.input_projection = nn.Linear(width, hidden)
         self.input_own = nn.Embedding(items, hidden)
         self.key_projection = nn.Linear(width, width)
@@ -52,7 +56,10 @@ class HistoryReader(nn.Module):
 
     def item_vectors(self) -> torch.Tensor:
         """L2-normalised vectors of all items, [N, C]."""
-        keys_NC = self.text_NC + self.key_projection(self.text_NC) + self.key_own.weight
+        own_NC = self.key_own.weight
+        if self.training:
+            own_NC = own_NC * (torch.rand(len(own_NC), 1, device=own_NC.device) >= OWN_DROPOUT)
+        keys_NC = self.text_NC + self.key_projection(self.text_NC) + own_NC
         if self.knowledge:
             keys_NC = keys_NC + self.key_entity(self.vector_NE)
         return nn.functional.normalize(keys_NC, dim=-1)
@@ -72,9 +79,9 @@ class HistoryReader(nn.Module):
         return nn.functional.normalize(self.query_projection(self.dropout(hidden_BSD)), dim=-1)
 
     def loss(self, items_BS: torch.Tensor) -> torch.Tensor:
-        """InfoNCE between what comes after each item and all items of the catalogue, mean over the histories' items."""
+        """InfoNCE between what comes after each item and all items of the catalogue that anybody chose (`chosen_N`), mean over the histories' items."""
         queries_TC = self(items_BS[:, :-1])[items_BS[:, 1:] >= 0]
-        logits_TN = queries_TC @ self.item_vectors().T / TEMPERATURE
+        logits_TN = (queries_TC @ self.item_vectors().T / TEMPERATURE).masked_fill(~self.chosen_N, -torch.inf)
         return nn.functional.cross_entropy(logits_TN, items_BS[:, 1:][items_BS[:, 1:] >= 0])
 
     def heads(self) -> dict[str, torch.Tensor]:

@@ -134,8 +134,11 @@ class Recommender:
         words = text.lower().split()
         return [item for item in self.items if words and all(word in item.text.lower() for word in words)][:count]
 
-    def recommend(self, history: Sequence[str], *, count: int = 10) -> list[Recommendation]:
+    def recommend(self, history: Sequence[str], *, count: int = 10, new: bool = False) -> list[Recommendation]:
         """What comes next after items of the given ids, the oldest first; what the history holds is left out.
+
+        Args:
+            new: only items that nobody had chosen in training. Their text and entity alone say where they stand: neighbours cannot.
 
         Raises:
             ConfigError: the history is empty or names an unknown item.
@@ -145,10 +148,12 @@ class Recommender:
             raise ConfigError(f"unknown items {unknown[:3]}: give ids of the catalogue." if unknown else "The history is empty: choose at least one item.")
         numbers = np.array([self.numbers[identifier] for identifier in history])
         scores = score(self.reader, [numbers], self.settings.window)[0]
-        if self.neighbours is not None and self.weight:
+        if self.neighbours is not None and self.weight and not new:
             scores = scores + self.weight * self.neighbours.score([numbers])[0]
         scores[numbers] = -np.inf
-        best = np.argsort(-scores, kind="stable")[: min(count, len(self.items) - len(set(history)))]
+        if new:
+            scores[self.reader.chosen_N.numpy()] = -np.inf
+        best = np.argsort(-scores, kind="stable")[: min(count, int((scores > -np.inf).sum()))]
         return [Recommendation(self.items[number], float(scores[number]), self.reasons(int(number), numbers)) for number in best]
 
     def reasons(self, item: int, history: np.ndarray) -> tuple[Reason, ...]:

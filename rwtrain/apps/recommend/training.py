@@ -23,9 +23,9 @@ HISTORIES_PER_STEP = 32
 class FineTuning:
     """How the recommender is trained."""
 
-    epochs: int = 30
+    epochs: int = 10
     """Passes over the histories; each takes one window of every history."""
-    window: int = 64
+    window: int = 32
     """Items of a window, and of the history that is read when recommending."""
     learning_rate: float = 1e-3
     """Peak of the learning rate of what is new; the trunk's is a fifth of it."""
@@ -86,6 +86,8 @@ def fine_tune(
     """
     generator = np.random.default_rng(settings.seed)
     steps = math.ceil(len(histories) / HISTORIES_PER_STEP) * settings.epochs
+    reader.chosen_N[:] = False
+    reader.chosen_N[torch.from_numpy(np.concatenate(histories))] = True
     optimizer = torch.optim.AdamW(_groups(reader, settings), betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps + 1, pct_start=0.1)
     curve: list[tuple[float, float]] = []

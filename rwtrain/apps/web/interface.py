@@ -55,6 +55,7 @@ class Question(Body):
 class History(Body):
     history: Annotated[list[Annotated[Words, Field(max_length=200)]], Field(min_length=1, max_length=500)]
     count: Annotated[int, Field(ge=1, le=50)] = 10
+    new: bool = False
 
 
 class Wanted(Body):
@@ -140,7 +141,7 @@ def _recommending(router: APIRouter, desk: Desk) -> None:
     async def recommend(body: History) -> dict[str, Any]:
         if desk.recommender is None:
             raise HTTPException(404, "no recommender in this folder")
-        found = await _served(desk, desk.recommender.recommend, body.history, count=body.count)
+        found = await _served(desk, desk.recommender.recommend, body.history, count=body.count, new=body.new)
         return {"items": [recommendation_record(each) for each in found]}
 
 

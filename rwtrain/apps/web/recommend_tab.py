@@ -48,15 +48,18 @@ def recommend_tab(desk: Desk) -> None:
     async def recommend() -> None:
         if not history:
             raise RWTrainError("Choose at least one item first.")
-        found = await desk.run(recommender.recommend, [item.id for item in history])
+        found = await desk.run(recommender.recommend, [item.id for item in history], new=new.value)
         result.clear()
         with result:
             for number, each in enumerate(found):
                 _show(each, first=number == 0)
+            if not found:
+                ui.label("Nothing left to recommend.")
 
     with ui.row():
         button("find-items", "Find", find, icon="search")
         button("recommend", "Recommend", recommend, icon="auto_awesome")
+        new = ui.switch("only what nobody has chosen yet").props("id=only-new")
     result = ui.column().classes("full-width")
 
 

@@ -63,6 +63,35 @@ def test_unchosen_item_is_placed_by_its_text(app: AppModel) -> None:
     assert torch.allclose(reader.item_vectors()[7], expected, atol=1e-6)
 
 
+def test_unchosen_items_are_no_negatives_and_can_be_asked_for(app: AppModel, tmp_path: Path) -> None:
+    histories = [np.array([0, 2, 4, 6])] * 8
+    reader = make_reader(app, ITEMS, knowledge=False, seed=0)
+    settings = FineTuning(epochs=1, window=8, learning_rate=0.0, knowledge=False)
+    fine_tune(reader, histories, [(histories[0][:3], 6)], settings)
+    assert reader.chosen_N.nonzero()[:, 0].tolist() == [0, 2, 4, 6]
+    rows = torch.tensor([[0, 2, 4, 6]])
+    logits = (reader(rows[:, :-1])[0] @ reader.item_vectors()[[0, 2, 4, 6]].T) / 0.07  # evaluation mode: neither dropout nor left out parts
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([1, 2, 3]))
+    assert torch.allclose(reader.loss(rows), expected, atol=1e-5)
+    save(reader, app, ITEMS, settings, tmp_path / "out", neighbours=Neighbours.count(histories, len(ITEMS)), weight=1.0)
+    again = Recommender.open(AppModel.open(tmp_path / "out"))
+    found = again.recommend(["0", "2"], count=50, new=True)
+    assert {each.item.id for each in found} == {item.id for item in ITEMS} - {"0", "2", "4", "6"}
+    assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
+
+
+def test_own_parts_are_left_out_in_training_only(app: AppModel) -> None:
+    reader = make_reader(app, ITEMS, knowledge=False, seed=0)
+    with torch.no_grad():
+        reader.key_own.weight.fill_(1.0)
+    whole, content = reader.eval().item_vectors(), torch.nn.functional.normalize(reader.text_NC + reader.key_projection(reader.text_NC), dim=-1)
+    torch.manual_seed(0)
+    drawn = reader.train().item_vectors()
+    left_out = [torch.allclose(vector, other, atol=1e-6) for vector, other in zip(drawn, content, strict=True)]
+    assert 0 < sum(left_out) < len(ITEMS)
+    assert all(torch.allclose(vector, other, atol=1e-6) for vector, other, out in zip(drawn, whole, left_out, strict=True) if not out)
+
+
 def test_padding_changes_nothing(app: AppModel) -> None:
     reader = make_reader(app, ITEMS, knowledge=True, seed=0).eval()
     short, long = np.array([3, 5]), np.array([1, 2, 3, 4, 5, 6])
