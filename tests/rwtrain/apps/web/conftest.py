@@ -30,7 +30,9 @@ def served(app: AppModel, paragraphs: list[str], datasets: tuple[Path, Path], en
     """Options of `rwtrain serve` with every application."""
     folder = tmp_path_factory.mktemp("served")
     items = [Item(f"i{number}", f"thing {number} <b>bold</b>", number) for number in range(8)]
-    save(make_reader(app, items, knowledge=True, seed=0), app, items, FineTuning(), folder / "model")
+    reader = make_reader(app, items, knowledge=True, seed=0)
+    reader.chosen_N[6:] = False
+    save(reader, app, items, FineTuning(), folder / "model")
     model = AppModel.open(folder / "model")
     PassageIndex.build(model, [Document("doc", "\n".join(paragraphs[:6]), "<script>alert(1)</script>")], folder / "index")
     build_index(datasets[0], folder / "memory")

@@ -53,6 +53,8 @@ def test_every_application_answers(server: str) -> None:
     assert json.loads(post(server, "/api/graph", {"question": "What comes after entity 4?"})[1])["answers"][0]["subject"] == "entity 4"
     assert json.loads(post(server, "/api/items", {"words": "thing 5"})[1])["items"][0]["id"] == "i5"
     assert len(json.loads(post(server, "/api/recommend", {"history": ["i1", "i2"], "count": 3})[1])["items"]) == 3
+    unchosen = json.loads(post(server, "/api/recommend", {"history": ["i1", "i2"], "new": True})[1])["items"]
+    assert {each["item"] for each in unchosen} == {"i6", "i7"}
     assert json.loads(post(server, "/api/fill", {"before": "The ", "after": " was here.", "max_tokens": 2})[1])["fillings"]
 
 

@@ -26,19 +26,22 @@ def page(browser: WebDriver, server: str) -> Any:
     return browser
 
 
-def find(browser: WebDriver, selector: str) -> Any:
-    from selenium.webdriver.common.by import By
+def waiting(browser: WebDriver) -> Any:
+    """A wait that looks again when what it found is being replaced."""
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(browser, WAIT_S).until(
-        lambda driver: next((found for found in driver.find_elements(By.CSS_SELECTOR, selector) if found.is_displayed()), None)
-    )
+    return WebDriverWait(browser, WAIT_S, ignored_exceptions=[StaleElementReferenceException])
+
+
+def find(browser: WebDriver, selector: str) -> Any:
+    from selenium.webdriver.common.by import By
+
+    return waiting(browser).until(lambda driver: next((found for found in driver.find_elements(By.CSS_SELECTOR, selector) if found.is_displayed()), None))
 
 
 def text_of(browser: WebDriver, selector: str, unlike: str = "") -> str:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, WAIT_S).until(lambda driver: (text := find(driver, selector).text) != unlike and text)
+    return waiting(browser).until(lambda driver: (text := find(driver, selector).text) != unlike and text)
 
 
 def open_tab(browser: WebDriver, name: str) -> None:
@@ -83,6 +86,16 @@ def test_recommend(page: WebDriver) -> None:
     find(page, "#recommend").click()
     assert "<b>bold</b>" in text_of(page, "#recommended")
     picture(page, "recommend")
+    assert len(recommended(page)) == 7  # eight things without the history
+    find(page, "#only-new").click()
+    find(page, "#recommend").click()
+    waiting(page).until(lambda driver: recommended(driver) == {"thing 6 <b>bold</b>", "thing 7 <b>bold</b>"})
+
+
+def recommended(browser: WebDriver) -> set[str]:
+    """Titles of the recommendations that are shown."""
+    script = "return [...document.querySelectorAll('.q-tab-panel .q-card .text-subtitle1')].map(title => title.innerText)"
+    return set(browser.execute_script(script))
 
 
 def test_write(page: WebDriver) -> None:
@@ -150,14 +163,13 @@ def fields(browser: WebDriver) -> list[Any]:
 def test_markup_typed_in_every_field_stays_text(page: WebDriver, tab: str, count: int, buttons: dict[str, str]) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import WebDriverWait
 
     open_tab(page, tab)
     find(page, f"#{next(iter(buttons))}")
     if tab == "write":
         find(page, ".q-tab-panel .q-expansion-item .q-item").click()
         find(page, "input[type=number]")
-    WebDriverWait(page, WAIT_S).until(lambda driver: len(fields(driver)) == count)  # those of the tab before slide away
+    waiting(page).until(lambda driver: len(fields(driver)) == count)  # those of the tab before slide away
     for field in fields(page):
         field.send_keys(Keys.CONTROL, "a")
         field.send_keys(Keys.DELETE)
