@@ -67,7 +67,7 @@ def main() -> None:
     index = PassageIndex.open(app, cache / "index")  # with the weight that was learned
     readers: dict[str, Reader] = {"writing": WritingReader(app)}
     if options.epochs and not options.quick:
-        readers["head"] = HeadReader.open(AppModel.open(_taught(options, cache)))
+        readers["head"] = HeadReader.open(_taught(options, cache))
     for name, reader in readers.items():
         reading = kept(cache / f"reading-{name}.json", lambda reader=reader: reading_figures(reader, index, asked, count))
         result[f"reading, {name}"] = reading

@@ -18,11 +18,12 @@ from rwtrain.apps.tuning import RECALL_AT, Question, learn_weight
 from rwtrain.errors import DataError
 from rwtrain.knowledge.store import EntityStore
 
+HEAD = "RUN/export of `rwtrain finetune --task squad`, whose head reads; default: the language model confined to the passages"
 EXAMPLES = """examples:
   rwtrain answer index docs/ --model export --out runs/index
   rwtrain answer ask "What stalls training while a checkpoint is saved?" --model export --index runs/index
   rwtrain answer tune known.jsonl --model export --index runs/index
-  rwtrain answer ask "Who wrote it?" --model finetuned --index runs/index --reader head --json
+  rwtrain answer ask "Who wrote it?" --model export --index runs/index --head runs/squad/export --json
   rwtrain answer relations questions.jsonl --model export --store runs/kg --out runs/relations.safetensors
   rwtrain answer graph "Where was Barack Obama born?" --model export --store runs/kg --relations runs/relations.safetensors
 
@@ -45,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ask.add_argument("--index", type=Path, required=True, help="folder written by `rwtrain answer index`")
     ask.add_argument("--search", choices=SEARCHES, default="fused", help="how passages are found (default: embeddings and BM25, fused)")
     ask.add_argument("--count", type=int, default=5, help="passages to retrieve (default 5)")
-    ask.add_argument("--reader", choices=("writing", "head"), default="writing", help="the language model confined to the passages, or a fine-tuned head")
+    ask.add_argument("--head", type=Path, metavar="FOLDER", help=HEAD)
     ask.add_argument("--threshold", type=float, default=0.0, help="no answer below this score (default 0)")
     ask.set_defaults(run=run_ask)
     tune = verbs.add_parser("tune", help="learn how much the embeddings count beside BM25, from questions with known documents")
@@ -75,9 +76,9 @@ def run_index(options: argparse.Namespace) -> None:
     print(f"{options.out}: {len(index):,} passages")
 
 
-def make_reader(app: AppModel, kind: str) -> Reader:
-    """The reader of a name."""
-    return HeadReader.open(app) if kind == "head" else WritingReader(app)
+def make_reader(app: AppModel, head: Path | None) -> Reader:
+    """The head of a fine-tuned folder, or the language model itself."""
+    return WritingReader(app) if head is None else HeadReader.open(head)
 
 
 def run_ask(options: argparse.Namespace) -> None:
@@ -87,7 +88,7 @@ def run_ask(options: argparse.Namespace) -> None:
         app,
         PassageIndex.open(app, options.index),
         options.question,
-        reader=make_reader(app, options.reader),
+        reader=make_reader(app, options.head),
         count=options.count,
         by=options.search,
         threshold=options.threshold,

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from rwtrain.apps.model import AppModel, cache_of
 from rwtrain.apps.passages import Hit, Passage, PassageIndex, Search
-from rwtrain.data.tokenizer import BOS_ID, EOS_ID
+from rwtrain.data.tokenizer import BOS_ID
 from rwtrain.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from rwtrain.finetune.predicting import Predictor
 
 ANSWER_TOKENS = 16
 BEGINNINGS = 16
@@ -149,54 +153,34 @@ def _share(asked: frozenset[str], sentence: str) -> float:
 class HeadReader:
     """The question-answering head of a fine-tuned folder: begin and end logits over the passage, against those of the begin mark ("no answer")."""
 
-    def __init__(self, app: AppModel, head: Any) -> None:
-        self.app, self.head = app, head
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
 
     @classmethod
-    def open(cls, app: AppModel) -> HeadReader:
-        """Load the head of `app`'s folder.
+    def open(cls, folder: str | Path, *, device: str | None = None) -> HeadReader:
+        """Open RUN/export of `rwtrain finetune --task squad`; the embeddings of the search may be another model's.
 
         Raises:
-            ConfigError: the folder has no question-answering head.
+            ConfigError, DataError: it is no such folder, or it is damaged.
         """
-        from rwtrain.model.tasks_refinedweb import RefinedWebForQuestionAnswering
+        from rwtrain.finetune.predicting import Predictor
 
         try:
-            loaded: Any = RefinedWebForQuestionAnswering.from_pretrained(app.folder, dtype=torch.float32, output_loading_info=True)
+            reader = cls(Predictor.open(Path(folder), device=device))
+            reader.read("?", Passage(0, "?", "", "", 0, 1))
         except (OSError, ValueError, RuntimeError) as error:
-            raise DataError(app.folder, f"the question-answering head does not load ({error})", "Fine-tune with `rwtrain finetune --task squad`") from error
-        head, info = loaded
-        if info["missing_keys"]:
-            raise ConfigError(f"{app.folder}: this folder has no question-answering head. Fine-tune one with `rwtrain finetune --task squad`.")
-        return cls(app, head.eval().to(app.device))
+            raise DataError(folder, f"the question-answering head does not load ({error})", "Fine-tune with `rwtrain finetune --task squad`") from error
+        return reader
 
-    @torch.inference_mode()
     def read(self, question: str, passage: Passage) -> Span:
-        """The best span; its score is its logits' sum minus that of the begin mark."""
-        app = self.app
-        asked = np.concatenate(([BOS_ID], app.tokenizer.encode(question)[: app.max_tokens // 2], [EOS_ID]))
-        reading = app.read(passage.text, link=False, max_tokens=app.max_tokens - len(asked) + 1)
-        ids = torch.from_numpy(np.concatenate((asked, reading.ids[1:])).astype(np.int64))[None].to(app.device)
-        output = self.head(input_ids=ids)
-        begin, end = (logits[0].float().cpu().numpy() for logits in (output.start_logits, output.end_logits))
-        first, last, score = best_span(begin[len(asked) :], end[len(asked) :])
-        offsets = reading.offsets[1:]
-        if last <= first:
+        """The best span, over all windows of a long passage; its score is its logits' sum minus that of the begin mark."""
+        from rwtrain.finetune.files import Example
+
+        found = self.predictor.spans([Example("", question, passage.text)])[0]
+        words = passage.text[found.start : found.end]
+        if not words.strip():
             return Span(0, 0, -np.inf)
-        start, stop = offsets[first][0], offsets[last - 1][1]
-        words = reading.text[start:stop]
-        return Span(start + len(words) - len(words.lstrip()), stop - len(words) + len(words.rstrip()), float(score - begin[0] - end[0]))
-
-
-def best_span(begin: np.ndarray, end: np.ndarray, *, longest: int = ANSWER_TOKENS) -> tuple[int, int, float]:
-    """(first token, one past the last, score) that maximises begin[first] + end[last − 1] over spans of at most `longest` tokens."""
-    best = (0, 0, -np.inf)
-    for length in range(1, min(longest, len(begin)) + 1):
-        sums = begin[: len(begin) - length + 1] + end[length - 1 :]
-        first = int(sums.argmax())
-        if sums[first] > best[2]:
-            best = (first, first + length, float(sums[first]))
-    return best
+        return Span(found.start + len(words) - len(words.lstrip()), found.end - len(words) + len(words.rstrip()), found.score - found.none)
 
 
 def answer(

@@ -7,7 +7,7 @@ import ipaddress
 import secrets
 from pathlib import Path
 
-from rwtrain.apps.answer_command import make_reader
+from rwtrain.apps.answer_command import HEAD, make_reader
 from rwtrain.apps.gallery import ImageGallery
 from rwtrain.apps.graph_answers import GraphAnswerer
 from rwtrain.apps.memorisation import MemorisationIndex
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("--model", type=Path, required=True, help="folder written by `rwtrain export` or `rwtrain recommend train`")
     parser.add_argument("--index", type=Path, help="folder written by `rwtrain answer index`")
-    parser.add_argument("--reader", choices=("writing", "head"), default="writing", help="the language model confined to the passages, or a fine-tuned head")
+    parser.add_argument("--head", type=Path, metavar="FOLDER", help=HEAD)
     parser.add_argument("--threshold", type=float, default=0.0, help="no answer below this score (default 0)")
     parser.add_argument("--store", type=Path, help="entity store of the model's linker: answers from the graph, reasons of recommendations")
     parser.add_argument("--relations", type=Path, help="file written by `rwtrain answer relations`")
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     desk = Desk(
         app,
         index=PassageIndex.open(app, options.index) if options.index else None,
-        reader=make_reader(app, options.reader) if options.index else None,
+        reader=make_reader(app, options.head) if options.index else None,
         threshold=options.threshold,
         graph=GraphAnswerer(app, store, relations=options.relations) if store else None,
         recommender=Recommender.open(app, store=store) if (app.folder / FOLDER).is_dir() else None,

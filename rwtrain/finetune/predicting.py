@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from rwtrain.data.tokenizer import Tokenizer
+from rwtrain.errors import ConfigError
 from rwtrain.evaluate.model import TOKENS_PER_BATCH, batches_by_length, default_device, open_model, pad_rows
 from rwtrain.files import write_text
 from rwtrain.finetune import metrics
@@ -22,6 +24,16 @@ from rwtrain.finetune.work import read_task
 from rwtrain.model.tasks_refinedweb import RefinedWebForQuestionAnswering, RefinedWebForSequenceClassification
 
 LONGEST_ANSWER = 30  # tokens, as in BERT's evaluation of SQuAD
+
+
+@dataclass(frozen=True)
+class AnswerSpan:
+    """Characters `start` to `end` of a context, the sum of their logits, and that of the begin mark, which stands for "no answer"."""
+
+    start: int
+    end: int
+    score: float
+    none: float
 
 
 @dataclass(frozen=True)
@@ -57,12 +69,12 @@ class Predictor:
 
     def predict(self, examples: Sequence[Example], *, progress: bool = False) -> list[Any]:
         """A class number, a score or an answer's text for each example."""
-        encoded = encode(examples, self.tokenizer, head=self.task["head"], max_tokens=self.task["max_tokens"])
         bar = "predictions" if progress else None
+        if self.task["head"] == "answer":
+            return self._answers(examples, bar)
+        encoded = encode(examples, self.tokenizer, head=self.task["head"], max_tokens=self.task["max_tokens"])
         if self.task["head"] == "embedding":
             return self._cosines(encoded, bar)
-        if self.task["head"] == "answer":
-            return self._answers(examples, encoded, bar)
         logits = self._logits(encoded, bar)
         if self.task["kind"] == "regress":
             return [float(value) for value in logits[:, 0] + self.task["score_range"][0]]
@@ -86,24 +98,40 @@ class Predictor:
         low, high = self.task["score_range"]
         return [float(first @ second) * (high - low) + low for first, second in zip(vectors[::2], vectors[1::2], strict=True)]
 
+    @cached_property
+    def _answering(self) -> RefinedWebForQuestionAnswering:
+        return self._load(RefinedWebForQuestionAnswering)
+
     @torch.inference_mode()
-    def _answers(self, examples: Sequence[Example], encoded: list[Encoded], bar: str | None) -> list[str]:
-        """The best span of all windows, or "" where no answer is likelier; the latter only if the task's training file had such questions."""
-        model = self._load(RefinedWebForQuestionAnswering)
-        best: list[tuple[float, str]] = [(-np.inf, "") for _ in examples]
-        null = np.full(len(examples), np.inf)
-        for places in batches_by_length([len(item) for item in encoded], TOKENS_PER_BATCH, progress=bar):
+    def spans(self, examples: Sequence[Example], *, progress: str | None = None) -> list[AnswerSpan]:
+        """The likeliest answer of each question (`first`) inside its context (`second`), over all windows of it.
+
+        Raises:
+            ConfigError: the folder was fine-tuned for another task.
+        """
+        if self.task["head"] != "answer":
+            raise ConfigError(f"{self.folder}: fine-tuned for {self.task['task']}, not for questions. Give RUN/export of `rwtrain finetune --task squad`.")
+        encoded = encode(examples, self.tokenizer, head="answer", max_tokens=self.task["max_tokens"])
+        found = [AnswerSpan(0, 0, -np.inf, np.inf)] * len(examples)
+        for places in batches_by_length([len(item) for item in encoded], TOKENS_PER_BATCH, progress=progress):
             input_ids, mask = pad_rows([encoded[place].segments[0] for place in places])
-            out = model(input_ids=input_ids.to(self.device), attention_mask=mask.to(self.device))
+            out = self._answering(input_ids=input_ids.to(self.device), attention_mask=mask.to(self.device))
             for place, starts, ends in zip(places, out.start_logits.float().cpu().numpy(), out.end_logits.float().cpu().numpy(), strict=True):
                 item = encoded[place]
-                null[item.example] = min(null[item.example], float(starts[0] + ends[0]))
-                found = best_span(starts[item.context : len(item)], ends[item.context : len(item)])
-                if found is not None and found[0] > best[item.example][0]:
+                best = replace(found[item.example], none=min(found[item.example].none, float(starts[0] + ends[0])))
+                span = best_span(starts[item.context : len(item)], ends[item.context : len(item)])
+                if span is not None and span[0] > best.score:
                     assert item.offsets is not None
-                    first, last = item.offsets[found[1]][0], item.offsets[found[2]][1]
-                    best[item.example] = found[0], (examples[item.example].second or "")[first:last].strip()
-        return ["" if self.task.get("unanswerable") and null[number] >= score else text for number, (score, text) in enumerate(best)]
+                    best = replace(best, start=int(item.offsets[span[1]][0]), end=int(item.offsets[span[2]][1]), score=span[0])
+                found[item.example] = best
+        return found
+
+    def _answers(self, examples: Sequence[Example], bar: str | None) -> list[str]:
+        """The best span, or "" where no answer is likelier; the latter only if the task's training file had such questions."""
+        spans = self.spans(examples, progress=bar)
+        silent = [self.task.get("unanswerable") and span.none >= span.score for span in spans]
+        texts = [(example.second or "")[span.start : span.end].strip() for example, span in zip(examples, spans, strict=True)]
+        return ["" if no else text for no, text in zip(silent, texts, strict=True)]
 
 
 def best_span(starts: np.ndarray, ends: np.ndarray) -> tuple[float, int, int] | None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rwtrain.apps import answer_command
-from rwtrain.apps.answering import WritingReader, answer, best_span
+from rwtrain.apps.answering import HeadReader, WritingReader, answer
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.passages import WORD, Document, PassageIndex, cut, fuse, nearest, read_documents
 from rwtrain.apps.tuning import Question, learn_weight
 from rwtrain.cli import main
+from rwtrain.data.tokenizer import BOS_ID, EOS_ID
 from rwtrain.errors import ConfigError, DataError
+from rwtrain.export.run import TASK_FILE
+from rwtrain.model.tasks_refinedweb import RefinedWebForQuestionAnswering
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +122,36 @@ def test_no_answer_below_the_threshold(app: AppModel, index: PassageIndex) -> No
         answer(app, index, " ", reader=WritingReader(app))
 
 
-def test_best_span_by_brute_force() -> None:
-    draw = np.random.default_rng(3)
-    begin, end = draw.normal(size=12), draw.normal(size=12)
-    expected = max((begin[first] + end[last - 1], first, last) for first in range(12) for last in range(first + 1, min(12, first + 5) + 1))
-    assert best_span(begin, end, longest=5) == (expected[1], expected[2], pytest.approx(expected[0]))
+def test_a_head_reads_long_passages_in_windows(app: AppModel, index: PassageIndex, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    head = RefinedWebForQuestionAnswering(app.model.config).eval()
+    torch.nn.init.normal_(head.qa_outputs.weight, std=3.0)
+    head.save_pretrained(tmp_path)
+    shutil.copyfile(app.folder / "tokenizer.model", tmp_path / "tokenizer.model")
+    task = {"task": "squad", "kind": "answer", "head": "answer", "labels": [], "columns": [], "metrics": [], "max_tokens": 32, "unanswerable": True}
+    (tmp_path / TASK_FILE).write_text(json.dumps(task))
+    reader = HeadReader.open(tmp_path)
+    question, text = "Who?", index.passage(0).text
+    asked, context = app.tokenizer.encode(question), app.tokenizer.encode(text)
+    room = 32 - len(asked) - 2
+    best, none = -np.inf, np.inf
+    for begin in range(0, len(context) - room + room // 2, room // 2):
+        window = np.concatenate(([BOS_ID], asked, [EOS_ID], context[begin : begin + room]))
+        with torch.inference_mode():
+            starts, ends = head(input_ids=torch.from_numpy(window.astype(np.int64))[None]).to_tuple()[:2]
+        starts, ends = starts[0].numpy(), ends[0].numpy()
+        first = len(asked) + 2
+        best = max(best, *(starts[one] + ends[other] for one in range(first, len(window)) for other in range(one, min(len(window), one + 30))))
+        none = min(none, starts[0] + ends[0])
+    span = reader.read(question, index.passage(0))
+    assert len(context) > room
+    assert span.score == pytest.approx(best - none, abs=1e-3)
+    assert text[span.start : span.end] == text[span.start : span.end].strip() != ""
+    found = answer(app, index, question, reader=reader, threshold=-np.inf)
+    assert found.citation is not None
+    (tmp_path / TASK_FILE).write_text(json.dumps(task | {"head": "classifier"}))
+    with pytest.raises(ConfigError, match="not for questions"):
+        HeadReader.open(tmp_path)
 
 
 def test_documents_are_read_and_bad_lines_named(tmp_path: Path) -> None:
