@@ -51,7 +51,7 @@ class ImageGallery:
             raise DataError(images, "no readable image here", f"Give a folder with {', '.join(ENDINGS)} files")
         with atomic_folder(out) as folder:
             np.save(folder / "embeddings.npy", np.concatenate(parts))
-            write_json(folder / MANIFEST, {"images": str(images), "names": names, "rejected": rejected})
+            write_json(folder / MANIFEST, {"images": str(images), "names": names, "rejected": rejected, "probe": app.probe})
         return cls.open(app, out), rejected
 
     @classmethod
@@ -66,6 +66,7 @@ class ImageGallery:
             raise DataError(folder, f"no readable gallery ({error})", REMEDY) from error
         if embeddings.shape != (len(gallery.names), app.model.config.embedding_dim):
             raise DataError(folder, f"embeddings of shape {embeddings.shape} do not fit {len(gallery.names)} images and this model", REMEDY)
+        app.check_probe(folder, manifest.get("probe"), remedy=REMEDY)
         return gallery
 
     def path(self, name: str) -> Path | None:

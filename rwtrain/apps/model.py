@@ -25,6 +25,8 @@ from rwtrain.model.processing_refinedweb import LINKER_FOLDER, Span, token_spans
 
 TOKENS_PER_BATCH = 8192
 ENTITIES_AT_ONCE = 1 << 16
+PROBE = "A sentence whose embedding tells models apart."
+SAME_PROBE = 0.99  # cosine: devices and precisions differ by less, trained weights by more
 
 
 @dataclass
@@ -96,6 +98,16 @@ class AppModel:
         if not self.model.config.entity_dim or not (self.folder / LINKER_FOLDER).is_dir():
             return None
         return open_linker(self.folder / LINKER_FOLDER)
+
+    @cached_property
+    def probe(self) -> list[float]:
+        """The embedding of a fixed sentence, kept with what the model has embedded."""
+        return [round(float(value), 6) for value in self.embed_texts([PROBE])[0]]
+
+    def check_probe(self, folder: Path, kept: Any, *, remedy: str) -> None:
+        """Raise `DataError` if `kept`, the `probe` in `folder`'s manifest, is not this model's: its embeddings would lie in another space."""
+        if not isinstance(kept, list) or len(kept) != len(self.probe) or float(np.dot(kept, self.probe)) < SAME_PROBE:
+            raise DataError(folder, f"made with another model than {self.folder}, or by another release", remedy)
 
     @cached_property
     def words(self) -> frozenset[str]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from rwtrain.apps.model import AppModel
 from rwtrain.errors import DataError
-from rwtrain.files import atomic_folder, content_hash, write_json
+from rwtrain.files import atomic_folder, write_json
 from rwtrain.knowledge.store import load_array
 
 Search = Literal["fused", "dense", "bm25"]
@@ -177,7 +177,7 @@ class PassageIndex:
             bm25 = bm25s.BM25()
             bm25.index(_words(read), show_progress=False)
             bm25.save(str(folder / "bm25"), allow_pickle=False)
-            write_json(folder / MANIFEST, {"passages": table.num_rows, "model": content_hash(app.folder / "config.json"), "words": words})
+            write_json(folder / MANIFEST, {"passages": table.num_rows, "probe": app.probe, "words": words})
         return cls.open(app, out)
 
     @classmethod
@@ -185,7 +185,7 @@ class PassageIndex:
         """Open an index made with the same model.
 
         Raises:
-            DataError: it is missing or damaged, or its embeddings do not fit the model.
+            DataError: it is missing or damaged, or another model made it.
         """
         folder = Path(folder)
         try:
@@ -195,6 +195,7 @@ class PassageIndex:
         index = cls(folder, manifest)
         if index.embeddings.shape[1] != app.model.config.embedding_dim:
             raise DataError(folder, f"embeddings of width {index.embeddings.shape[1]}, the model has {app.model.config.embedding_dim}", REMEDY)
+        app.check_probe(folder, index.manifest.get("probe"), remedy=REMEDY)
         return index
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rwtrain.apps import answer_command
 from rwtrain.apps.answering import HeadReader, WritingReader, answer
@@ -161,6 +162,16 @@ def test_documents_are_read_and_bad_lines_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "One."}\n{"title": 3}\n')
     with pytest.raises(DataError, match="record 2"):
         list(read_documents([tmp_path / "a.jsonl"]))
+
+
+def test_an_index_of_another_model_is_refused(app: AppModel, index: PassageIndex, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(app.folder, other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"] = torch.flip(weights["model.layers.0.mlp.up_proj.weight"], (0,))
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match="made with another model"):
+        PassageIndex.open(AppModel.open(other), index.folder)
 
 
 def test_damaged_index_is_named(app: AppModel, documents: list[Document], tmp_path: Path) -> None:
