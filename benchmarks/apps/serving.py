@@ -21,7 +21,7 @@ from rwtrain.apps.memorisation import build_index
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.passages import PassageIndex
 from rwtrain.apps.words import count_words
-from rwtrain.files import write_text
+from rwtrain.files import content_hash, write_text
 
 FOLDER = OUT / "serving"
 TRAINED_ON = OUT / "prep" / "shards" / "text" / "train"
@@ -33,7 +33,7 @@ START_S = 120
 def make_parts(data: Path, model: Path) -> dict[str, str]:
     """Options of `rwtrain serve`: SQuAD's paragraphs, the graph, Fashion-MNIST's pictures and the training spans."""
     app = AppModel.open(model)
-    folder = FOLDER / model.name
+    folder = FOLDER / f"{model.name}-{content_hash(model / 'model.safetensors')[:12]}"
     if not (folder / "index").exists():
         folder.mkdir(parents=True, exist_ok=True)
         PassageIndex.build(app, read_squad(data / "qa" / "squad2_dev_half_a.json.gz")[0], folder / "index").weigh(0.0)
