@@ -15,6 +15,7 @@ from rwtrain.apps.graph_answers import SUBJECT, GraphAnswer, GraphAnswerer, lear
 from rwtrain.apps.model import AppModel
 from rwtrain.apps.passages import PASSAGE_WORDS, SEARCHES, PassageIndex, read_documents
 from rwtrain.apps.tuning import RECALL_AT, Question, learn_weight
+from rwtrain.arguments import positive_int
 from rwtrain.errors import DataError
 from rwtrain.knowledge.store import EntityStore
 
@@ -39,13 +40,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     index = verbs.add_parser("index", help="cut documents into passages and embed them with the model")
     index.add_argument("documents", nargs="+", type=Path, help=".jsonl (objects with `text`, `title`, `id`), .txt and .md files, or folders of them")
     index.add_argument("--out", type=Path, required=True, help="folder to write")
-    index.add_argument("--words", type=int, default=PASSAGE_WORDS, help=f"words of a passage (default {PASSAGE_WORDS})")
+    index.add_argument("--words", type=positive_int, default=PASSAGE_WORDS, help=f"words of a passage (default {PASSAGE_WORDS})")
     index.set_defaults(run=run_index)
     ask = verbs.add_parser("ask", help="answer a question from an index, with citations")
     ask.add_argument("question")
     ask.add_argument("--index", type=Path, required=True, help="folder written by `rwtrain answer index`")
     ask.add_argument("--search", choices=SEARCHES, default="fused", help="how passages are found (default: embeddings and BM25, fused)")
-    ask.add_argument("--count", type=int, default=5, help="passages to retrieve (default 5)")
+    ask.add_argument("--count", type=positive_int, default=5, help="passages to retrieve (default 5)")
     ask.add_argument("--head", type=Path, metavar="FOLDER", help=HEAD)
     ask.add_argument("--threshold", type=float, default=0.0, help="no answer below this score (default 0)")
     ask.set_defaults(run=run_ask)
@@ -62,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     graph.add_argument("question")
     graph.add_argument("--store", type=Path, required=True, help="entity store that the model's linker was built from")
     graph.add_argument("--relations", type=Path, help="file written by `rwtrain answer relations`")
-    graph.add_argument("--count", type=int, default=3, help="answers to print (default 3)")
+    graph.add_argument("--count", type=positive_int, default=3, help="answers to print (default 3)")
     graph.set_defaults(run=run_graph)
     for each in (index, ask, tune, relations, graph):
         each.add_argument("--model", type=Path, required=True, help="folder written by `rwtrain export`")

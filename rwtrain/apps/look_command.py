@@ -10,6 +10,7 @@ from pathlib import Path
 from rwtrain.apps.gallery import ImageGallery
 from rwtrain.apps.inside import Look, look, look_at_image
 from rwtrain.apps.model import AppModel
+from rwtrain.arguments import positive_int
 from rwtrain.errors import DataError
 
 EXAMPLES = """examples:
@@ -27,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     text = verbs.add_parser("text", help="entity links, gate openness, expected entities, near images")
     text.add_argument("text")
     text.add_argument("--gallery", type=Path, help="folder written by `rwtrain look gallery`")
-    text.add_argument("--near", type=int, default=5, help="how many near entities and images (default 5)")
+    text.add_argument("--near", type=positive_int, default=5, help="how many near entities and images (default 5)")
     text.set_defaults(run=run_text)
     gallery = verbs.add_parser("gallery", help="embed a folder of images")
     gallery.add_argument("images", type=Path)

@@ -12,6 +12,7 @@ from rwtrain.apps.recommend.catalogue import read_histories, read_items
 from rwtrain.apps.recommend.neighbours import Neighbours
 from rwtrain.apps.recommend.recommender import Recommendation, Recommender, save
 from rwtrain.apps.recommend.training import FineTuning, choose_weight, fine_tune, hit_rate_at, make_reader, ndcg_at, ranks, score
+from rwtrain.arguments import positive_int
 from rwtrain.errors import DataError
 from rwtrain.knowledge.store import EntityStore
 
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     train.add_argument("histories", type=Path)
     train.add_argument("--out", type=Path, required=True, help="folder to write: the exported model with its recommender")
     defaults = FineTuning()
-    train.add_argument("--epochs", type=int, default=defaults.epochs, help=f"passes over the histories (default {defaults.epochs})")
+    train.add_argument("--epochs", type=positive_int, default=defaults.epochs, help=f"passes over the histories (default {defaults.epochs})")
     train.add_argument("--seed", type=int, default=defaults.seed, help=f"seed (default {defaults.seed})")
     train.add_argument("--no-knowledge", action="store_true", help="leave the items' entities out")
     train.set_defaults(run=run_train)
@@ -43,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     find.set_defaults(run=run_items)
     following = verbs.add_parser("next", help="recommend what comes after some items")
     following.add_argument("history", nargs="+", help="ids of items, the oldest first")
-    following.add_argument("--count", type=int, default=10, help="how many (default 10)")
+    following.add_argument("--count", type=positive_int, default=10, help="how many (default 10)")
     following.add_argument("--new", action="store_true", help="only items that nobody had chosen in training")
     following.add_argument("--json", action="store_true", help="print one JSON object")
     following.set_defaults(run=run_next)

@@ -14,6 +14,7 @@ from rwtrain.apps.model import AppModel
 from rwtrain.apps.rewriting import Costs, correct, default_costs
 from rwtrain.apps.words import LEAST, count_words, read_words
 from rwtrain.apps.writing import Sampling, write
+from rwtrain.arguments import positive_int
 from rwtrain.errors import ConfigError
 from rwtrain.files import write_text
 
@@ -35,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     on = verbs.add_parser("on", help="continue a text, as it is written")
     on.add_argument("text", nargs="?", help="the text; read from standard input if left out")
     defaults = Sampling()
-    on.add_argument("--max-new-tokens", type=int, default=defaults.max_new_tokens, help=f"most tokens written (default {defaults.max_new_tokens})")
+    on.add_argument("--max-new-tokens", type=positive_int, default=defaults.max_new_tokens, help=f"most tokens written (default {defaults.max_new_tokens})")
     on.add_argument(
         "--temperature", type=float, default=defaults.temperature, help=f"divides the logits; 0: most probable token (default {defaults.temperature})"
     )
@@ -61,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     correct_verb.set_defaults(run=run_correct)
     fill_verb = verbs.add_parser("fill", help=f"fill the gap {GAP} of a text")
     fill_verb.add_argument("text", help=f"a text with one {GAP}")
-    fill_verb.add_argument("--max-tokens", type=int, default=8, help="longest filling in tokens (default 8)")
+    fill_verb.add_argument("--max-tokens", type=positive_int, default=8, help="longest filling in tokens (default 8)")
     fill_verb.set_defaults(run=run_fill)
     remember = verbs.add_parser("remember", help="index the spans of training data, for --memory")
     remember.add_argument("shards", type=Path, help="text shards the model was trained on")
@@ -69,7 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     remember.set_defaults(run=run_remember)
     words_verb = verbs.add_parser("words", help="list the words of training data, for --words")
     words_verb.add_argument("shards", type=Path, help="text shards the model was trained on")
-    words_verb.add_argument("--least", type=int, default=LEAST, help=f"how often a word must stand there (default {LEAST})")
+    words_verb.add_argument("--least", type=positive_int, default=LEAST, help=f"how often a word must stand there (default {LEAST})")
     words_verb.add_argument("--out", type=Path, required=True, help="file to write")
     words_verb.set_defaults(run=run_words)
     for each in (on, correct_verb, fill_verb, words_verb):
