@@ -94,7 +94,7 @@ def test_a_preempted_training_is_requeued_and_ends_like_an_undisturbed_one(clust
 def test_the_time_limit_is_announced_and_the_job_goes_on_in_the_queue(cluster, tmp_path, capsys) -> None:
     job = job_file(tmp_path / "job.yaml", name="waits", command=[sys.executable, "-c", WAITS], nodes=2, processes_per_node=1, time_limit="00:01:00")
     number, folder = submit(job, "--job", "requeue.signal_before_s=58", capsys=capsys)
-    until(lambda: happened(folder, "requeue"), "the requeue", 60)
+    until(lambda: happened(folder, "requeue"), "the requeue")  # Slurm looks at limits about twice a minute
     assert [event["signal"] for event in happened(folder, "stop requested")] == ["SIGUSR1"]
     assert happened(folder, "outcome")[0]["outcome"] == "stopped"
     until(lambda: hurry(number) or len(happened(folder, "attempt")) == 2, "the second attempt")
