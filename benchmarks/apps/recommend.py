@@ -122,7 +122,8 @@ def _ours(app: AppModel, items: list[Item], task: Task, cold: np.ndarray, kept: 
         for seed in range(options.seeds):
             settings = FineTuning(knowledge=variant != "without knowledge", seed=seed, epochs=options.epochs, window=options.window)
             own = shuffled_entities(items, seed) if variant == "shuffled knowledge" else items
-            runs.append(_run(app, own, task, cold, kept, f"{variant} {seed} {options.epochs}x{options.window}", settings))
+            served = variant == VARIANTS[0] and settings == FineTuning() and task.cold and options.ties is None and options.model == MODEL
+            runs.append(_run(app, own, task, cold, kept, f"{variant} {seed} {options.epochs}x{options.window}", settings, FOLDER / "model" if served else None))
         result[variant] = _over_seeds([run["test"] for run in runs]) | {key: [run[key] for run in runs] for key in ("epochs", "weight", "valid ndcg@10")}
         for part in ("network alone", "network alone, film with an entity", "network alone, film without"):
             result[f"{variant}, {part}"] = _over_seeds([run[part] for run in runs])
@@ -141,9 +142,9 @@ def shuffled_entities(items: list[Item], seed: int) -> list[Item]:
     return result
 
 
-def _run(app: AppModel, items: list[Item], task: Task, cold: np.ndarray, kept: Path, label: str, settings: FineTuning) -> dict:
+def _run(app: AppModel, items: list[Item], task: Task, cold: np.ndarray, kept: Path, label: str, settings: FineTuning, saved: Path | None) -> dict:
     file = kept / f"{label.replace(' ', '-')}.json"
-    if file.exists():
+    if file.exists() and (saved is None or saved.exists()):
         return json.loads(file.read_text())
     reader, began = make_reader(app, items, knowledge=settings.knowledge, seed=settings.seed), time.process_time()
     curve = fine_tune(
@@ -161,8 +162,8 @@ def _run(app: AppModel, items: list[Item], task: Task, cold: np.ndarray, kept: P
     if task.cold:
         found["cold"] = _cold_figures(reader, neighbours, weight, task, cold, settings.window)
     write_json(file, found)
-    if label == f"with knowledge 0 {FineTuning.epochs}x{FineTuning.window}" and "last" in kept.name:
-        save(reader, app, items, settings, FOLDER / "model", neighbours=neighbours, weight=weight, figures=found["test"])
+    if saved is not None:
+        save(reader, app, items, settings, saved, neighbours=neighbours, weight=weight, figures=found["test"])
     return found
 
 

@@ -19,6 +19,7 @@ INSERTED = ("the", "a", "an", "to")
 WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)?")
 ALPHABET = "abcdefghijklmnopqrstuvwxyz'"
 SHORTEST = 3
+LONGEST_TWICE = 16  # letters of a word that two edits are tried on: there are some 3,000 n² of them
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def propose(text: str, lexicon: frozenset[str]) -> Iterator[Edit]:
     words = list(WORD.finditer(text))
     for place, match in enumerate(words):
         start, end, word = match.start(), match.end(), match[0]
-        lower, first = word.lower(), place == 0
+        lower, first = word.lower().replace("’", "'"), place == 0
         for kind, other in _replacements(lower, lexicon, named=word[0].isupper() and not first):
             yield Edit(start, end, other.capitalize() if word[0].isupper() else other, kind)
         if word == "i" or (first and word[0].islower() and not text[:start].strip()):
@@ -92,7 +93,7 @@ def misspellings(word: str, lexicon: frozenset[str]) -> frozenset[str]:
         return frozenset()
     once = _edits(word)
     found = once & lexicon
-    if not found and len(word) >= 6:
+    if not found and 6 <= len(word) <= LONGEST_TWICE:
         found = {other for near in once for other in _edits(near) if other in lexicon}
     return frozenset(other for other in found if len(other) >= SHORTEST - 1)
 

@@ -42,6 +42,9 @@ class ImageGallery:
         files = sorted(file for file in images.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
         for path in tqdm(files, desc="images", unit="image", disable=not progress):
             name = str(path.relative_to(images))
+            if not path.resolve().is_relative_to(images):
+                rejected[name] = "a link to a file outside the folder"
+                continue
             try:
                 parts.append(app.evaluated.embed_images([path.read_bytes()]))
                 names.append(name)

@@ -106,7 +106,8 @@ class AppModel:
 
     def check_probe(self, folder: Path, kept: Any, *, remedy: str) -> None:
         """Raise `DataError` if `kept`, the `probe` in `folder`'s manifest, is not this model's: its embeddings would lie in another space."""
-        if not isinstance(kept, list) or len(kept) != len(self.probe) or float(np.dot(kept, self.probe)) < SAME_PROBE:
+        is_probe = isinstance(kept, list) and len(kept) == len(self.probe) and all(isinstance(value, float | int) for value in kept)
+        if not is_probe or not float(np.dot(kept, self.probe)) >= SAME_PROBE:
             raise DataError(folder, f"made with another model than {self.folder}, or by another release", remedy)
 
     @cached_property

@@ -30,7 +30,7 @@ def count_words(app: AppModel, shards: str | Path, *, least: int = LEAST, progre
     lower, other, read = Counter[str](), Counter[str](), 0
     for number in tqdm(range(len(dataset)), desc="documents", disable=not progress):
         tokens = dataset.tokens(number)
-        for word in WORD.findall(app.tokenizer.decode(tokens)):
+        for word in WORD.findall(app.tokenizer.decode(tokens).replace("’", "'")):
             (lower if word.islower() else other)[word.lower()] += 1
         read += len(tokens)
         if read > LIMIT_TOKENS:

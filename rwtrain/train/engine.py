@@ -99,8 +99,10 @@ def _import_muon() -> None:
     """
     from deepspeed.runtime import compiler
 
-    compile_ = compiler.compile
-    compiler.compile = lambda: lambda function: function
+    compile_ = getattr(compiler, "compile", None)
+    if compile_ is None:  # another release
+        return
+    compiler.compile = lambda *_, **__: lambda function: function
     try:
         with contextlib.suppress(ImportError):  # another release keeps it elsewhere
             importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")

@@ -46,3 +46,14 @@ def test_a_long_word_that_no_edits_lead_from_takes_no_time() -> None:
     assert misspellings("qxz" * 200, lexicon) == frozenset()
     assert time.process_time() - began < 1
     assert misspellings("abcdefghxy", lexicon) == {"abcdefgh"}
+
+
+def test_typographic_apostrophes_are_apostrophes() -> None:
+    lexicon = frozenset({"don't", "we", "know", "done"})
+    assert [edit for edit in propose("We don\u2019t know", lexicon) if edit.kind == "spelling"] == []
+
+
+def test_two_edits_are_tried_on_words_of_ordinary_length_only() -> None:
+    lexicon = frozenset({"encyclopedia", "x" * 40})
+    assert misspellings("encyklopedya", lexicon) == {"encyclopedia"}
+    assert misspellings("x" * 36 + "ab", lexicon | {"x" * 38}) == frozenset()
