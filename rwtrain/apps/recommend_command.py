@@ -95,6 +95,8 @@ def run_next(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"items": [recommendation_record(each) for each in found]}, ensure_ascii=False))
         return
+    if not found:
+        print("Nothing left to recommend: the history holds everything" + (", or somebody has chosen it." if options.new else "."))
     for each in found:
         print(f"{each.score:6.3f}  {each.item.id}\t{each.item.text}")
         for reason in each.reasons[:1]:

@@ -69,9 +69,14 @@ class Desk:
         self._enter()
         iterator, turn_s, working = work(), 0.0, threading.Lock()
         try:
-            while items := await asyncio.get_running_loop().run_in_executor(self._pool, _next_items, iterator, turn_s, working):
+            while True:
+                items, error = await asyncio.get_running_loop().run_in_executor(self._pool, _next_items, iterator, turn_s, working)
                 for item in items:
                     yield item
+                if error is not None:
+                    raise error
+                if not items:
+                    break
                 turn_s = TURN_S if self._inside > THREADS else 0.0
         finally:
             self._leave()
@@ -88,15 +93,18 @@ class Desk:
             self._inside -= 1
 
 
-def _next_items(iterator: Iterator[T], seconds: float, working: threading.Lock) -> list[T]:
-    """What an iterator gives within some time: one item at least, none if it has ended."""
+def _next_items(iterator: Iterator[T], seconds: float, working: threading.Lock) -> tuple[list[T], Exception | None]:
+    """What an iterator gives within some time: one item at least, none if it has ended; and the error that stopped it behind them."""
     until, items = time.monotonic() + seconds, list[T]()
     with working:
-        for item in iterator:
-            items.append(item)
-            if time.monotonic() >= until:
-                break
-    return items
+        try:
+            for item in iterator:
+                items.append(item)
+                if time.monotonic() >= until:
+                    break
+        except Exception as error:
+            return items, error
+    return items, None
 
 
 def _close(iterator: Iterator[Any], working: threading.Lock) -> None:

@@ -165,6 +165,26 @@ def test_a_reader_who_leaves_in_the_middle_of_a_turn_ends_the_stream_behind_it()
     assert errors == []
 
 
+def test_what_was_written_before_an_error_is_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "TURN_S", 60.0)
+    monkeypatch.setattr(desk_module, "THREADS", 0)  # others always wait
+
+    def words() -> Any:
+        yield from ("one", "two", "three")
+        raise ValueError("no more")
+
+    desk, seen = Desk(app=None, _pool=ThreadPoolExecutor(1)), list[str]()  # type: ignore[arg-type]
+
+    async def read() -> None:
+        async for item in desk.stream(words):
+            seen.append(item)
+
+    with pytest.raises(ValueError, match="no more"):
+        asyncio.run(read())
+    assert seen == ["one", "two", "three"]
+    assert desk._inside == 0
+
+
 def test_requests_share_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     before, seen = torch.get_num_threads(), list[int]()
     monkeypatch.setattr(server_module, "build", lambda *_: None)
