@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
 
+from rwtrain.apps.edits import WORD
 from rwtrain.apps.model import AppModel
 from rwtrain.data.shards import ShardDataset
 from rwtrain.errors import ConfigError, DataError
 
-WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
 LEAST = 3
 LOWER_SHARE = 0.1
 LIMIT_TOKENS = 100_000_000
